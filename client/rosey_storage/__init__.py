@@ -1,0 +1,1 @@
+"""Storage for Rosey's plugins: KV and rows through one client."""

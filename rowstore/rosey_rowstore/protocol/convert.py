@@ -1,0 +1,257 @@
+"""The two converters at the wire: requests strict and uncoerced, replies tolerant."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import attrs
+from cattrs import Converter
+from cattrs.errors import (
+    AttributeValidationNote,
+    ClassValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+    IterableValidationNote,
+)
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
+
+from rosey_rowstore.protocol import messages as m
+from rosey_rowstore.protocol.codes import Fault
+from rosey_rowstore.protocol.names import nearest
+
+__all__ = ["structure_reply", "structure_request", "unstructure_reply", "unstructure_request"]
+
+T = TypeVar("T")
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_JSON_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number with a fraction",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+class _WrongKindError(Exception):
+    """A member is of another JSON kind than the contract says."""
+
+    def __init__(self, expected: str, value: Any) -> None:
+        super().__init__(f"takes {expected}, not {_JSON_KINDS.get(type(value), type(value).__name__)}")
+
+
+def _exactly(kind: type) -> Callable[[Any, Any], Any]:
+    expected = _KINDS[kind]
+
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) is not kind:
+            raise _WrongKindError(expected, value)
+        return value
+
+    return structure
+
+
+def _object(value: Any, _: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise _WrongKindError("an object", value)
+    return value
+
+
+def _number(value: Any, _: Any) -> float:
+    if type(value) not in (int, float):
+        raise _WrongKindError("a number", value)
+    return float(value)
+
+
+def _one_of(value: Any, kind: Any) -> Any:
+    allowed = get_args(kind)
+    if type(value) is not str or value not in allowed:
+        raise _WrongKindError("one of " + ", ".join(allowed), value)
+    return value
+
+
+def _new_converter(*, strict: bool) -> Converter:
+    converter = Converter(forbid_extra_keys=strict, detailed_validation=True, omit_if_default=strict)
+    for kind in (bool, int, str):
+        converter.register_structure_hook(kind, _exactly(kind))
+    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook_func(lambda kind: kind == m.Row, _object)
+    converter.register_structure_hook_func(_is_literal, _one_of)
+    # Rows are JSON already: copying each of them member by member would double the cost of a reply.
+    converter.register_unstructure_hook_func(lambda kind: kind in (m.Row, list[m.Row]), lambda rows: rows)
+    converter.register_structure_hook_factory(_is_list, lambda kind: _list_structurer(converter, kind))
+    converter.register_structure_hook_factory(
+        attrs.has, lambda kind: _object_structurer(converter, kind, strict=strict)
+    )
+    converter.register_unstructure_hook_factory(
+        attrs.has, lambda kind: make_dict_unstructure_fn(kind, converter, _cattrs_omit_if_default=strict)
+    )
+    return converter
+
+
+def _is_literal(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is Literal
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is list
+
+
+def _list_structurer(converter: Converter, kind: Any) -> Callable[[Any, Any], Any]:
+    (member,) = get_args(kind)
+    inner = converter.get_structure_hook(member)
+
+    def structure(value: Any, _: Any) -> list[Any]:
+        if type(value) is not list:
+            raise _WrongKindError("a list", value)
+        found, errors = [], []
+        for index, item in enumerate(value):
+            try:
+                found.append(inner(item, member))
+            except Exception as error:  # noqa: BLE001 - collected with its index, raised below
+                note = IterableValidationNote(f"at index {index}", index, member)
+                error.__notes__ = [*getattr(error, "__notes__", []), note]
+                errors.append(error)
+        if errors:
+            raise IterableValidationError("a list", errors, list)
+        return found
+
+    return structure
+
+
+def _object_structurer(converter: Converter, kind: Any, *, strict: bool) -> Callable[[Any, Any], Any]:
+    structure_members = make_dict_structure_fn(
+        kind, converter, _cattrs_forbid_extra_keys=strict, _cattrs_detailed_validation=True
+    )
+
+    def structure(value: Any, _: Any) -> Any:
+        if type(value) is not dict:
+            raise _WrongKindError("an object", value)
+        if strict and None in value.values():  # null means absent
+            value = {name: member for name, member in value.items() if member is not None}
+        return structure_members(value, kind)
+
+    return structure
+
+
+_OPERATION_KINDS: Mapping[str, type] = {
+    "insert": m.InsertRequest,
+    "upsert": m.UpsertRequest,
+    "update": m.UpdateRequest,
+    "delete": m.DeleteRequest,
+}
+_OPERATION_NAMES = {kind: name for name, kind in _OPERATION_KINDS.items()}
+
+
+def _is_union_of_writes(kind: Any) -> bool:
+    return get_origin(kind) in (Union, types.UnionType) and set(get_args(kind)) == set(_OPERATION_NAMES)
+
+
+def _structure_write(value: Any, _: Any) -> Any:
+    if type(value) is not dict:
+        raise _WrongKindError("an object", value)
+    name = value.get("op")
+    if type(name) is not str or name not in _OPERATION_KINDS:
+        raise Fault(
+            "invalid_request",
+            f"{name!r} is no operation of a transaction."
+            if name is not None
+            else "The member op is missing.",
+            path="op",
+            hint="One of " + ", ".join(_OPERATION_KINDS) + ".",
+        )
+    members = {key: member for key, member in value.items() if key != "op"}
+    return _requests.structure(members, _OPERATION_KINDS[name])
+
+
+def _unstructure_write(value: Any) -> dict[str, Any]:
+    members: dict[str, Any] = _requests.unstructure(value, type(value))
+    return {"op": _OPERATION_NAMES[type(value)], **members}
+
+
+_requests = _new_converter(strict=True)
+_requests.register_structure_hook_func(_is_union_of_writes, _structure_write)
+_requests.register_unstructure_hook_func(_is_union_of_writes, _unstructure_write)
+_replies = _new_converter(strict=False)
+
+
+def structure_request(body: Any, kind: type[T]) -> T:
+    """Return a request from decoded JSON; an unknown member is refused, a null one is absent.
+
+    Raises:
+        Fault: `invalid_request`, with the path of the member and the nearest known name.
+    """
+    if type(body) is not dict:
+        raise Fault(
+            "invalid_request",
+            f"A request is a JSON object, not {_JSON_KINDS.get(type(body), 'that')}.",
+            hint='As {"table": "quotes"}.',
+        )
+    try:
+        return _requests.structure(body, kind)
+    except Exception as error:
+        raise _fault_of(error, "") from error
+
+
+def structure_reply(body: Any, kind: type[T]) -> T:
+    """Return a reply from decoded JSON; members that a newer service added are left aside.
+
+    Raises:
+        Fault: `internal`, when a member that this client needs is missing or of another kind.
+    """
+    try:
+        return _replies.structure(body, kind)
+    except Exception as error:
+        fault = _fault_of(error, "result")
+        raise Fault(
+            "internal", f"The service's reply is not as agreed: {fault.message}", path=fault.path
+        ) from error
+
+
+def unstructure_request(request: Any) -> dict[str, Any]:
+    """Return a request as JSON kinds, without members that have their default."""
+    unstructured: dict[str, Any] = _requests.unstructure(request)
+    return unstructured
+
+
+def unstructure_reply(reply: Any) -> dict[str, Any]:
+    """Return a reply as JSON kinds, with every member."""
+    unstructured: dict[str, Any] = _replies.unstructure(reply)
+    return unstructured
+
+
+def _fault_of(error: BaseException, path: str) -> Fault:
+    """Walk down to the first thing that is wrong, collecting the path on the way."""
+    if isinstance(error, ClassValidationError | IterableValidationError):
+        inner = error.exceptions[0]
+        return _fault_of(inner, _extend(path, inner))
+    if isinstance(error, Fault):
+        return error.at(path) if path else error
+    if isinstance(error, ForbiddenExtraKeysError):
+        known = [attribute.name for attribute in attrs.fields(error.cl)]
+        name = min(error.extra_fields)
+        near = nearest(name, known)
+        return Fault(
+            "invalid_request",
+            f"{name!r} is no member here" + (f"; did you mean {near!r}?" if near else "."),
+            path=f"{path}.{name}" if path else name,
+            hint="The members are " + ", ".join(known) + ".",
+        )
+    if isinstance(error, KeyError):
+        return Fault("invalid_request", f"The member {error.args[0]} is missing.", path=path or None)
+    place = f"The member {path} " if path else "The request "
+    return Fault("invalid_request", f"{place}{error}.", path=path or None)
+
+
+def _extend(path: str, error: BaseException) -> str:
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, AttributeValidationNote):
+            return f"{path}.{note.name}" if path else note.name
+        if isinstance(note, IterableValidationNote):
+            return f"{path}[{note.index}]"
+    return path

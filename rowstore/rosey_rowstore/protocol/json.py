@@ -1,0 +1,60 @@
+"""JSON as the contract takes it: UTF-8, no NaN, no member twice, nothing silently changed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Never
+
+from rosey_rowstore.protocol.codes import Fault
+
+__all__ = ["dump_json", "load_json"]
+
+
+def _refuse_constant(name: str) -> Never:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _object_without_repeats(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) != len(members):
+        names = [name for name, _ in members]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the member {twice!r} stands twice in one object")
+    return found
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object_without_repeats, parse_constant=_refuse_constant)
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def load_json(payload: bytes) -> Any:
+    """Return what `payload` says.
+
+    Raises:
+        Fault: `invalid_json`, with the place where reading stopped.
+    """
+    try:
+        return _decoder.decode(payload.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise Fault(
+            "invalid_json", f"The payload is not UTF-8: {error.reason} at byte {error.start}."
+        ) from error
+    except json.JSONDecodeError as error:
+        raise Fault(
+            "invalid_json",
+            f"The payload is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+        ) from error
+    except RecursionError as error:
+        raise Fault("invalid_json", "The payload nests too deeply.") from error
+    except ValueError as error:
+        raise Fault("invalid_json", f"The payload is not JSON: {error}.") from error
+
+
+def dump_json(value: Any) -> bytes:
+    """Return compact UTF-8 JSON.
+
+    Raises:
+        ValueError: NaN, Infinity, a lone surrogate or nesting without end stands in `value`.
+        TypeError: Something in `value` is of no JSON kind.
+    """
+    return _encoder.encode(value).encode("utf-8")
