@@ -126,7 +126,7 @@ class Result:
 
 @frozen
 class Statement:
-    """One SQL statement, ready for the driver: `$1 …` on Postgres, `?` on SQLite, values as the driver takes them.
+    """One SQL statement, ready for the driver: `$1 …` on Postgres, `?` on SQLite, with driver values.
 
     `sql` is the same object for every request of one shape, so that a driver can prepare it once.
     """

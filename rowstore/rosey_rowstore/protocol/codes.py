@@ -44,7 +44,7 @@ ERROR_NUMBERS: Final[Mapping[str, int]] = {
 """Every code with the number that `Nats-Service-Error-Code` holds."""
 
 
-class Fault(Exception):  # noqa: N818 - it is the contract's answer, raised; `Error` names its envelope
+class Fault(Exception):
     """A coded refusal, from the decoder down to the database; the service turns it into an error reply.
 
     Attributes:
