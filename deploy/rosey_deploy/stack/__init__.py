@@ -1,0 +1,1 @@
+"""The servers of the development stack, started from their wheels."""

