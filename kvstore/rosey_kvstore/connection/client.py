@@ -1,0 +1,323 @@
+"""nats-py's client with a shorter way for requests; connect, TLS, authentication and reconnect stay its own.
+
+nats-py takes about six turns of the event loop per request: flusher, reader, callback task, `wait_for`.
+Here a reply is resolved where it is parsed, the commands of one turn leave in one write, and a timeout
+is one timer. What this leans on inside nats-py is held by tests/unit/kvstore/test_nats_internals.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+from nats import errors as nats_errors
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription as NatsSubscription
+from nats.aio.transport import Transport
+from nats.protocol import command
+
+from rosey_kvstore.connection.credentials import UnusableCredentialsError
+from rosey_kvstore.connection.errors import Interrupted, NoResponders
+from rosey_kvstore.connection.headers import parse_headers, status_of
+from rosey_kvstore.errors import PermissionDenied, StorageError
+
+__all__ = ["FastClient", "Message", "Observer", "Reply"]
+
+FIRST_WAIT = 0.05
+LONGEST_WAIT = 0.5
+LONGEST_WAIT_REFUSED = 5.0
+
+_REFUSED = re.compile("authorization|authentication", re.IGNORECASE)
+_DENIED = re.compile(r'permissions violation for (\w+)[^"]*"([^"]*)"', re.IGNORECASE)
+
+
+class Reply:
+    """An answer: `data`, and headers that are parsed when they are looked at."""
+
+    __slots__ = ("_headers", "block", "data")
+
+    def __init__(self, data: bytes, block: bytes | None) -> None:
+        self.data = data
+        self.block = block
+        self._headers: dict[str, str] | None = None
+
+    @property
+    def headers(self) -> dict[str, str] | None:
+        """The headers, or None when the answer has none."""
+        if self._headers is None and self.block is not None:
+            self._headers = parse_headers(self.block)
+        return self._headers
+
+    @property
+    def status(self) -> str | None:
+        """The inline status, as `404`, or None."""
+        return None if self.block is None else status_of(self.block)
+
+
+class Message(Reply):
+    """What a subscription receives; subjects are the bytes of the wire."""
+
+    __slots__ = ("reply", "subject")
+
+    def __init__(self, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
+        super().__init__(data, block)
+        self.subject = subject
+        self.reply = reply
+
+
+class Observer(Protocol):
+    """Who is told of the state; each call is made on the event loop and returns at once."""
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection broke."""
+
+    def connected(self) -> None:
+        """The connection stands again, subscriptions included."""
+
+    def refused(self, reason: str) -> None:
+        """The server does not take these credentials, now or any longer."""
+
+    def failed(self, error: Exception) -> None:
+        """An attempt to connect failed, or the server complained."""
+
+
+class _Direct(NatsSubscription):
+    """A subscription whose messages go straight to a function, in the reader's own turn."""
+
+    def __init__(
+        self,
+        client: FastClient,
+        sid: int,
+        subject: str,
+        receive: Callable[[bytes, bytes, bytes, bytes | None], None],
+        denied: Callable[[StorageError], None],
+    ) -> None:
+        super().__init__(client, sid, subject)
+        self.sid = sid
+        self.receive = receive
+        self.denied = denied
+
+
+class FastClient(Client):
+    """nats-py's client, with requests of its own making; one per connection, never opened twice."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__()
+        self.observer = observer
+        self.waiting: dict[bytes, tuple[asyncio.Future[Reply], str]] = {}
+        self.inbox = b""
+        self._count = 0
+        self._inbox_sid = 0
+        self._direct: dict[int, _Direct] = {}
+        self._out: list[bytes] = []
+        self._turn_open = False
+        self._attempts = 0
+        self._was_refused = False
+        self._loop = asyncio.get_running_loop()
+
+    # ── Sending ──────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Subscribe to the inbox; to be called once, when connected."""
+        self.inbox = self.new_inbox().encode() + b"."
+        sub = self.subscribe_direct(self.inbox.decode() + "*", self._no_receiver, self._inbox_denied)
+        self._inbox_sid = sub.sid
+
+    def send_request(
+        self, subject: str, header: bytes | None, payload: bytes
+    ) -> tuple[bytes, asyncio.Future[Reply]]:
+        """Send, and return the token of the request and the future of its answer."""
+        self._count += 1
+        token = b"%x" % self._count
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self.waiting[token] = (future, subject)
+        self.send(_publish(subject, self.inbox + token, header, payload))
+        return token, future
+
+    def send_publish(self, subject: str, reply: str, header: bytes | None, payload: bytes) -> None:
+        """Send without an answer."""
+        self.send(_publish(subject, reply.encode(), header, payload))
+
+    def send(self, sent: bytes) -> None:
+        """Write now when nothing was written in this turn of the loop, else at its end with the others.
+
+        A request alone does not wait for the turn to end; of 64 at once, 63 leave in one write.
+        """
+        if self._turn_open:
+            self._out.append(sent)
+            return
+        self._turn_open = True
+        self._loop.call_soon(self._end_turn)
+        self._write(sent)
+
+    def _end_turn(self) -> None:
+        self._turn_open = False
+        if self._out:
+            joined = b"".join(self._out)
+            self._out.clear()
+            self._write(joined)
+
+    def _write(self, sent: bytes) -> None:
+        if self._status == Client.CONNECTED and self._transport:
+            self._transport.write(sent)
+
+    # ── Receiving ────────────────────────────────────────────────────────────────────────────────
+
+    def subscribe_direct(
+        self,
+        subject: str,
+        receive: Callable[[bytes, bytes, bytes, bytes | None], None],
+        denied: Callable[[StorageError], None],
+    ) -> _Direct:
+        """Subscribe; nats-py replays the subscription after a reconnect."""
+        self._sid += 1
+        sub = _Direct(self, self._sid, subject, receive, denied)
+        self._subs[self._sid] = sub
+        self._direct[self._sid] = sub
+        self.send(command.sub_cmd(subject, "", self._sid))
+        return sub
+
+    def unsubscribe_direct(self, sub: _Direct) -> None:
+        """End a subscription; what is still on its way is dropped."""
+        if self._direct.pop(sub.sid, None) is not None:
+            self._subs.pop(sub.sid, None)
+            self.send(command.unsub_cmd(sub.sid, 0))
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        if sid == self._inbox_sid:
+            self._resolve(subject, data, headers)
+        elif (sub := self._direct.get(sid)) is not None:
+            sub.receive(bytes(subject), bytes(reply), data, headers)
+        elif sid in self._subs:
+            await super()._process_msg(sid, subject, reply, data, headers)
+
+    def _resolve(self, subject: bytes, data: bytes, block: bytes | None) -> None:
+        waiting = self.waiting.pop(bytes(subject[len(self.inbox) :]), None)
+        if waiting is None or waiting[0].done():
+            return  # the caller has left
+        if block is not None and block.startswith(b"NATS/1.0 503"):
+            waiting[0].set_exception(NoResponders(f"Nobody answers on {waiting[1]}."))
+        else:
+            waiting[0].set_result(Reply(data, block))
+
+    def _no_receiver(self, *_: bytes | None) -> None:
+        """Stand where a receiver stands; the inbox is resolved before it is looked at."""
+
+    # ── State ────────────────────────────────────────────────────────────────────────────────────
+
+    def fail_waiting(self, make: Callable[[str], StorageError]) -> None:
+        """End every request in flight with the error that `make` gives for its subject."""
+        waiting = list(self.waiting.values())
+        self.waiting.clear()
+        for future, subject in waiting:
+            if not future.done():
+                future.set_exception(make(subject))
+
+    async def shut(self, timeout: float) -> None:
+        """End the connection within `timeout` seconds, in whatever state it is."""
+        if not self.is_closed and self._flush_queue is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self.close()
+        if isinstance(self._transport, Transport):
+            self._transport.close()  # type: ignore[no-untyped-call] # nats-py left it bare
+
+    def _broke(self, error: Exception | None) -> None:
+        # What was not written yet belongs to requests that end here; subscriptions are replayed.
+        self._out.clear()
+        self.fail_waiting(
+            lambda subject: Interrupted(
+                f"The connection broke before the answer on {subject} came; what it asked may have been done."
+            )
+        )
+        self.observer.lost(error)
+
+    async def _process_op_err(self, e: Exception) -> None:
+        if not (self.is_closed or self.is_reconnecting):
+            self._broke(e)
+        await super()._process_op_err(e)
+
+    async def _process_err(self, err_msg: str) -> None:
+        """Take an error of the server; nats-py would close for good where a reconnect may heal."""
+        error = nats_errors.Error(f"nats: {err_msg}")
+        if (denied := _DENIED.search(err_msg)) is not None:
+            self._permission_denied(denied[1], denied[2], err_msg)
+            return
+        if "maximum subscriptions" in err_msg or "invalid subject" in err_msg:
+            self.observer.failed(error)  # the connection goes on
+            return
+        await self.report(error)
+        await self._process_op_err(error)
+
+    def _permission_denied(self, kind: str, subject: str, text: str) -> None:
+        """End at once what would wait for an answer that never comes."""
+        if kind == "subscription":
+            for sub in list(self._direct.values()):
+                if sub.subject.lower() == subject:
+                    sub.denied(_denied_error(f"It may not subscribe to {sub.subject}."))
+            return
+        for token, (future, asked) in list(self.waiting.items()):
+            if asked.lower() == subject:
+                del self.waiting[token]
+                if not future.done():
+                    future.set_exception(_denied_error(f"It may not send to {asked}."))
+        self.observer.failed(nats_errors.Error(f"nats: {text}"))
+
+    def _inbox_denied(self, error: StorageError) -> None:
+        self.fail_waiting(lambda _: _denied_error(error.message))
+        self.observer.refused(error.message)
+
+    async def report(self, error: Exception) -> None:
+        """Sort an error of connecting; nats-py calls this for each failed attempt."""
+        self._attempts += 1
+        text = str(error)
+        longest = LONGEST_WAIT
+        if isinstance(error, UnusableCredentialsError) or (
+            isinstance(error, nats_errors.Error) and _REFUSED.search(text)
+        ):
+            longest = LONGEST_WAIT_REFUSED
+            self.observer.refused(text.removeprefix("nats: ").strip("'"))
+        else:
+            self.observer.failed(error)
+        wait = min(longest, FIRST_WAIT * 2 ** min(self._attempts, 10))
+        # Spread, so that a hundred plugins do not come back in the same instant.
+        self.options["reconnect_time_wait"] = wait * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except (OSError, nats_errors.Error, TimeoutError):
+            raise
+        except Exception as error:
+            # Anything else would end nats-py's reconnecting for good, and silently.
+            raise nats_errors.Error(f"nats: the server's greeting could not be used: {error!r}") from error
+        if self._status != Client.CONNECTED:
+            # The server went away between CONNECT and PONG; nats-py takes that for a success.
+            for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+                if task is not None:
+                    task.cancel()
+            raise nats_errors.UnexpectedEOF
+        self._attempts = 0
+        self.options["reconnect_time_wait"] = FIRST_WAIT
+
+    def _connect_command(self) -> bytes:
+        server = self._current_server
+        if server is not None and server.uri.scheme == "tls" and not self._server_info.get("tls_required"):
+            raise nats_errors.Error("nats: tls:// was asked for and the server offers no TLS")
+        sent: bytes = super()._connect_command()
+        return sent
+
+
+def _denied_error(message: str) -> PermissionDenied:
+    return PermissionDenied(message, hint="The plugin's credentials allow only its own storage.")
+
+
+def _publish(subject: str, reply: bytes, header: bytes | None, payload: bytes) -> bytes:
+    if header is None:
+        return b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply, len(payload), payload)
+    total = len(header) + len(payload)
+    return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject.encode(), reply, len(header), total, header, payload)
