@@ -1,0 +1,287 @@
+"""One Postgres connection driven from the event loop: pipelines of prepared statements.
+
+psycopg's own cursors cost several times the work of the statement they carry. psycopg connects,
+authenticates, adapts values and cancels here as everywhere; sending and collecting is done directly on
+its libpq object, with one reader on the socket for the life of the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from psycopg import AsyncConnection, errors, pq
+from psycopg.adapt import PyFormat, Transformer
+
+from rosey_rowstore.engine.model import Result, Statement
+
+__all__ = ["Failure", "Link", "LinkLostError", "RawText"]
+
+_PREPARED_LIMIT: Final = 512
+_OK: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
+_SYNC: Final = pq.ExecStatus.PIPELINE_SYNC
+_TUPLES: Final = pq.ExecStatus.TUPLES_OK
+_COMMAND_OK: Final = pq.ExecStatus.COMMAND_OK
+
+
+class LinkLostError(Exception):
+    """The connection ended; what was under way may or may not have happened."""
+
+
+class Failure(Exception):
+    """A pipeline failed at the statement `index`; outside of a transaction all of it was rolled back."""
+
+    def __init__(self, index: int, error: errors.Error) -> None:
+        super().__init__(str(error))
+        self.index = index
+        self.error = error
+
+
+class RawText(bytes):
+    """UTF-8 that goes to the server as it is, for a parameter of type text."""
+
+    __slots__ = ()
+
+
+def _plain_text(value: Any) -> bytes:
+    return str(value).encode()
+
+
+# The plain kinds go as text without a type: the statement's own casts say what they are, so that one
+# prepared statement serves every size of number.
+_DUMPERS: Final[dict[type, Callable[[Any], bytes | None]]] = {
+    str: str.encode,
+    int: _plain_text,
+    bool: lambda value: b"t" if value else b"f",
+    float: lambda value: repr(value).encode(),
+    bytes: lambda value: b"\\x" + value.hex().encode(),
+    RawText: lambda value: value,
+    type(None): lambda _: None,
+}
+
+
+class Link:
+    """A connection in pipeline mode; one exchange at a time.
+
+    Not a reader and a writer: everything happens on the event loop's thread.
+    """
+
+    def __init__(self, connection: AsyncConnection[Any]) -> None:
+        self._connection = connection
+        self._pg = connection.pgconn
+        self._loop = asyncio.get_running_loop()
+        self._socket = self._pg.socket
+        self._prepared: dict[str, bytes] = {}
+        self._names = 0
+        self._transformer = Transformer(connection)
+        self._waiter: asyncio.Future[None] | None = None
+        self._results: list[pq.abc.PGresult] = []
+        self._syncs_to_skip = 0
+        self._writing = False
+        self._cancelling: asyncio.Task[None] | None = None
+        self.lost = False
+        self._pg.nonblocking = 1
+        self._pg.enter_pipeline_mode()
+        self._loop.add_reader(self._socket, self._on_readable)
+
+    @property
+    def backend_pid(self) -> int:
+        """The server process of this connection."""
+        return self._pg.backend_pid
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, in error or not."""
+        return self._pg.transaction_status in (
+            pq.TransactionStatus.INTRANS,
+            pq.TransactionStatus.INERROR,
+        )
+
+    async def exchange(self, statements: Sequence[Statement]) -> list[Result]:
+        """Send statements as one pipeline that ends in a Sync, and return what each gave.
+
+        Outside of a transaction the pipeline is one: all of it commits at the Sync, or none.
+
+        Raises:
+            Failure: A statement failed; the ones after it did not run.
+            LinkLostError: The connection ended before the Sync was answered.
+        """
+        if self._cancelling is not None:  # a late cancel must not hit the next statement
+            await asyncio.wait([self._cancelling])
+            self._cancelling = None
+        if self.lost:
+            raise LinkLostError("the connection was closed")
+        owners = self._send(statements)
+        self._waiter = self._loop.create_future()
+        self._flush()
+        try:
+            await self._waiter
+        except asyncio.CancelledError:
+            self.abort()  # nobody collects the answers: the connection cannot be used again
+            raise
+        finally:
+            self._waiter = None
+        return self._collect(owners)
+
+    def _send(self, statements: Sequence[Statement]) -> list[int]:
+        """Put the pipeline into libpq's buffer; return, per result to come, its statement (or ~statement)."""
+        owners = []
+        pg, prepared = self._pg, self._prepared
+        self._results = []
+        try:
+            if len(prepared) + len(statements) > _PREPARED_LIMIT and not self.in_transaction:
+                self.forget_statements()
+            for index, statement in enumerate(statements):
+                sql = statement.sql
+                name = prepared.get(sql)
+                if name is None:
+                    self._names += 1
+                    name = b"s%d" % self._names
+                    pg.send_prepare(name, sql.encode())
+                    prepared[sql] = name
+                    owners.append(~index)
+                pg.send_query_prepared(name, self._dump(statement.parameters))
+                owners.append(index)
+            pg.pipeline_sync()
+        except errors.OperationalError as error:
+            self._lose(error)
+            raise LinkLostError(str(error)) from error
+        except BaseException:
+            self.abort()  # half a pipeline stands in the buffer
+            raise
+        return owners
+
+    def forget_statements(self) -> None:
+        """Let the next exchange prepare everything anew, after a change of the schema."""
+        self._prepared.clear()
+        self._pg.send_query_params(b"DEALLOCATE ALL", None)
+        self._pg.pipeline_sync()
+        self._syncs_to_skip += 1
+
+    def _dump(self, parameters: Sequence[Any]) -> list[Any] | None:
+        if not parameters:
+            return None
+        found: list[Any] = []
+        for value in parameters:
+            dumper = _DUMPERS.get(type(value))
+            if dumper is None:
+                found.append(self._transformer.get_dumper(value, PyFormat.TEXT).dump(value))
+            else:
+                found.append(dumper(value))
+        return found
+
+    def _collect(self, owners: Sequence[int]) -> list[Result]:
+        collected = []
+        transformer = self._transformer
+        for owner, result in zip(owners, self._results, strict=True):
+            status = result.status
+            if status == _TUPLES:
+                transformer.set_pgresult(result)
+                rows = transformer.load_rows(0, result.ntuples, tuple)
+                collected.append(Result(rows, result.command_tuples or 0))
+            elif status == _COMMAND_OK:
+                if owner >= 0:
+                    collected.append(Result((), result.command_tuples or 0))
+            else:
+                self._drop_unprepared(owners)
+                error = errors.error_from_result(result, encoding="utf-8")
+                raise Failure(owner if owner >= 0 else ~owner, error)
+        self._results = []
+        return collected
+
+    def _drop_unprepared(self, owners: Sequence[int]) -> None:
+        """Forget the statements whose preparation did not succeed."""
+        failed = [
+            result.status not in _OK
+            for owner, result in zip(owners, self._results, strict=True)
+            if owner < 0
+        ]
+        if failed and any(failed):
+            names = list(self._prepared)[-len(failed) :]
+            for sql, lost in zip(names, failed, strict=True):
+                if lost:
+                    del self._prepared[sql]
+
+    # the socket
+
+    def _flush(self) -> None:
+        try:
+            unsent = self._pg.flush()
+        except errors.OperationalError as error:
+            self._lose(error)
+            return
+        if unsent and not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._socket, self._flush)
+        elif not unsent and self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._socket)
+
+    def _on_readable(self) -> None:
+        pg = self._pg
+        try:
+            pg.consume_input()
+            while not pg.is_busy():
+                result = pg.get_result()
+                if result is None:
+                    result = pg.get_result() if not pg.is_busy() else None
+                    if result is None:
+                        break
+                status = result.status
+                if status != _SYNC:
+                    self._results.append(result)
+                elif self._syncs_to_skip:
+                    self._syncs_to_skip -= 1
+                    self._results = []
+                else:
+                    if self._waiter is not None and not self._waiter.done():
+                        self._waiter.set_result(None)
+                    break
+        except errors.Error as error:
+            self._lose(error)
+            return
+        if self._waiter is None and pg.status != pq.ConnStatus.OK:
+            self._lose(errors.OperationalError("the server ended the connection"))
+
+    def _lose(self, error: BaseException) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        self._let_go()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(LinkLostError(str(error).strip()))
+
+    def _let_go(self) -> None:
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+
+    # the end
+
+    def cancel(self, grace: float) -> None:
+        """Ask the server, on a second connection, to stop what runs; give up the link after `grace` seconds."""
+        if self._cancelling is None and not self.lost:
+            self._cancelling = self._loop.create_task(self._cancel(grace))
+
+    async def _cancel(self, grace: float) -> None:
+        waiter = self._waiter
+        try:
+            await self._connection.cancel_safe(timeout=grace)
+        except errors.Error as error:
+            self._lose(error)
+            return
+        if waiter is not None and not waiter.done():
+            await asyncio.wait([waiter], timeout=grace)
+            if not waiter.done():
+                self._lose(errors.OperationalError("the server did not answer a cancel request"))
+
+    def abort(self) -> None:
+        """End the connection at once; what runs on it has an unknown outcome."""
+        self._lose(errors.OperationalError("the connection was closed"))
+
+    async def close(self) -> None:
+        """End the connection."""
+        self.abort()
+        if self._cancelling is not None:
+            await asyncio.wait([self._cancelling])
+        await self._connection.close()
