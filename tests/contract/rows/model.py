@@ -6,6 +6,7 @@ that are right; whether a wrong one is refused is for the cases to say.
 
 from __future__ import annotations
 
+import decimal
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -41,7 +42,10 @@ def fold(text: str) -> str:
 
 def inner(name: str, value: Any) -> Any:
     """Return a travelling value as the model keeps it."""
-    return Decimal(value) if TYPES.get(name) == "decimal" and isinstance(value, str) else value
+    kind = TYPES.get(name)
+    if kind == "decimal" and isinstance(value, str):
+        return Decimal(value)
+    return float(value) if kind == "float" and type(value) is int else value
 
 
 def outer(name: str, value: Any) -> Any:
@@ -140,6 +144,12 @@ def ordered(rows: Iterable[Row], order_by: list[str]) -> list[Row]:
     return sorted(rows, key=functools.cmp_to_key(compare))
 
 
+def _exactly(compute: Callable[[], Any]) -> Any:
+    """Compute with more decimal digits than any result has."""
+    with decimal.localcontext(prec=400):
+        return compute()
+
+
 def changed(name: str, old: Any, value: Any) -> Any:
     """Return what an update makes of one column."""
     if not (isinstance(value, dict) and len(value) == 1 and next(iter(value)).startswith("$")):
@@ -151,9 +161,9 @@ def changed(name: str, old: Any, value: Any) -> Any:
     if operator == "$unset":
         return None
     if operator == "$inc":
-        return (0 if old is None else old) + operand
+        return _exactly(lambda: (0 if old is None else old) + operand)
     if operator == "$mul":
-        return (0 if old is None else old) * operand
+        return _exactly(lambda: (0 if old is None else old) * operand)
     choose = {"$max": max, "$min": min}[operator]
     return operand if old is None else choose(old, operand)
 
@@ -236,8 +246,8 @@ def measured(rows: list[Row], measure: Mapping[str, str]) -> Any:
     if not values:
         return None
     if operator == "$avg":
-        return sum(values) / len(values)
-    chosen = {"$sum": sum, "$min": min, "$max": max}[operator](values)
+        return _exactly(lambda: sum(values) / len(values))
+    chosen = _exactly(lambda: {"$sum": sum, "$min": min, "$max": max}[operator](values))
     return outer(column, chosen)
 
 
