@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from attrs import frozen
 
-__all__ = ["Backend", "BucketLimits", "Operation", "Record", "Stored"]
+__all__ = ["Backend", "BucketLimits", "Feed", "Operation", "Record", "Stored"]
 
 Operation = Literal["set", "delete", "expire"]
 
@@ -49,6 +49,25 @@ class Record:
     created: dt.datetime
 
 
+class Feed(Protocol):
+    """A watch as the backend runs it: `start`, `next` until it gives None, `close`."""
+
+    async def start(self) -> None:
+        """Return once every change made after this moment will be told. Starting twice is no error."""
+
+    async def next(self) -> Record | None:
+        """Return the next change, waiting for it; None once the feed or the backend is closed.
+
+        Raises:
+            Overloaded: The reader was so slow that the bounded buffer is full; nothing was skipped
+                before this, and the feed has ended.
+            Unavailable: The server has been away for longer than the feed waits.
+        """
+
+    async def close(self) -> None:
+        """End it, and remove what it keeps on a server. Closing twice is no error."""
+
+
 class Backend(Protocol):
     """One plugin's keys. Every method raises `Unavailable` when closed or when its server is away."""
 
@@ -65,14 +84,24 @@ class Backend(Protocol):
     async def get(self, key: str) -> Stored | None:
         """Return the live value, or None when missing, deleted or expired."""
 
+    async def data(self, key: str) -> bytes | None:
+        """Return what `get` would, the bytes alone: the short way of the commonest call."""
+
     async def put(self, key: str, data: bytes, ttl: int | None) -> int:
         """Write whatever was there before; return the revision."""
 
     async def create(self, key: str, data: bytes, ttl: int | None) -> int:
         """Write unless a live value is there, then `KeyExists`."""
 
-    async def update(self, key: str, data: bytes, ttl: int | None, revision: int) -> int:
-        """Write if the live value has this revision, else `RevisionMismatch`."""
+    async def update(
+        self, key: str, data: bytes, ttl: int | None, revision: int, *, expires: dt.datetime | None = None
+    ) -> int:
+        """Write if the live value has this revision, else `RevisionMismatch`.
+
+        `expires`, in place of a TTL, keeps the moment at which the value already expires: `increment`
+        neither prolongs nor shortens a TTL, however often it is called. A moment that is past counts as
+        expired: `RevisionMismatch`.
+        """
 
     async def delete(self, key: str) -> bool:
         """Delete; return whether a live value was there."""
@@ -95,5 +124,5 @@ class Backend(Protocol):
     async def history(self, key: str) -> list[Record]:
         """Return what is kept of a key, newest last."""
 
-    def watch(self, prefix: str, *, current: bool) -> AsyncIterator[Record]:
-        """Yield changes from now on, in order, each once; with `current` what is live first."""
+    def watch(self, prefix: str, *, current: bool) -> Feed:
+        """Tell changes from `start` on, in order, each once; with `current` what is live first, as `set`."""
