@@ -1,0 +1,144 @@
+"""The service's settings, from `ROSEY_STORAGE_*`; the environment is read here and nowhere else."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from attrs import frozen
+
+from rosey_rowstore.protocol import DEFAULT_SUBJECT_ROOT, Fault, nearest
+
+__all__ = ["ServiceSettings"]
+
+_PREFIX: Final = "ROSEY_STORAGE_"
+_KNOWN: Final = tuple(
+    _PREFIX + name
+    for name in (
+        *("URL", "CREDENTIALS", "SUBJECT", "TIMEOUT", "DATABASE"),
+        *("PLUGINS", "DATA", "ALLOW_LOCAL"),
+    )
+)
+_SCHEMES: Final = ("nats", "tls", "ws", "wss")
+_DATABASES: Final = ("postgresql://", "postgres://", "sqlite:")
+
+
+@frozen(kw_only=True)
+class ServiceSettings:
+    """Everything the row service is told from outside.
+
+    Attributes:
+        servers: NATS URLs, at least one.
+        credentials: The service's NATS credentials file.
+        subject: The first token of the service's subjects.
+        timeout: Seconds a request without `Storage-Timeout` may take, waiting included.
+        database: `postgresql://…` or `sqlite:FOLDER`.
+        plugins: The path of `plugins.toml`.
+        environment: `development` or `production`.
+    """
+
+    servers: tuple[str, ...]
+    database: str
+    credentials: Path | None = None
+    subject: str = DEFAULT_SUBJECT_ROOT
+    timeout: float = 5.0
+    plugins: Path | None = None
+    environment: Literal["development", "production"] = "development"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> ServiceSettings:
+        """Read the settings; an empty variable counts as absent.
+
+        Raises:
+            Fault: `invalid_request`, with the variable as path and the nearest known name where one is
+                near.
+        """
+        given = {name: value for name, value in environment.items() if value}
+        for name in sorted(given):
+            if name.startswith(_PREFIX) and name not in _KNOWN:
+                near = nearest(name, _KNOWN)
+                raise Fault(
+                    "invalid_request",
+                    f"There is no setting {name}" + (f"; did you mean {near}?" if near else "."),
+                    path=name,
+                    hint="Known are " + ", ".join(_KNOWN) + ".",
+                )
+        return cls(
+            servers=_servers(given.get("ROSEY_STORAGE_URL", "nats://127.0.0.1:4222")),
+            database=_database(given.get("ROSEY_STORAGE_DATABASE")),
+            credentials=_file(given, "ROSEY_STORAGE_CREDENTIALS"),
+            subject=_subject(given.get("ROSEY_STORAGE_SUBJECT", DEFAULT_SUBJECT_ROOT)),
+            timeout=_seconds(given.get("ROSEY_STORAGE_TIMEOUT", "5")),
+            plugins=_file(given, "ROSEY_STORAGE_PLUGINS"),
+            environment=_environment(given.get("ROSEY_ENV", "development")),
+        )
+
+
+def _servers(text: str) -> tuple[str, ...]:
+    servers = tuple(part.strip() for part in text.split(",") if part.strip())
+    for server in servers:
+        try:
+            parts = urlsplit(server)
+            sound = parts.scheme in _SCHEMES and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            sound = False
+        if not sound:
+            # The text itself is left out: a password may stand in it.
+            raise _bad(
+                "ROSEY_STORAGE_URL",
+                "The NATS URL of the row service cannot be read.",
+                "As nats://127.0.0.1:4222, several with commas; local mode (sqlite:) needs no service.",
+            )
+    if not servers:
+        raise _bad("ROSEY_STORAGE_URL", "No NATS URL is given.", "As nats://127.0.0.1:4222.")
+    return servers
+
+
+def _database(text: str | None) -> str:
+    hint = "As postgresql://user:password@host/database, or sqlite:FOLDER."
+    if text is None:
+        raise _bad("ROSEY_STORAGE_DATABASE", "The row service has no database.", hint)
+    if not text.startswith(_DATABASES) or text == "sqlite:":
+        raise _bad("ROSEY_STORAGE_DATABASE", "The database's URL cannot be read.", hint)
+    return text
+
+
+def _subject(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise _bad("ROSEY_STORAGE_SUBJECT", f"{text!r} is no token.", "Letters, digits, _ and -, no dot.")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 86_400:
+        raise _bad("ROSEY_STORAGE_TIMEOUT", f"{text!r} is no time.", "Seconds, above 0 and up to a day.")
+    return seconds
+
+
+def _file(given: Mapping[str, str], name: str) -> Path | None:
+    if name not in given:
+        return None
+    path = Path(given[name])
+    if not path.is_file():
+        raise _bad(name, f"There is no file {path}.", "Is the path right, and may this user read it?")
+    return path
+
+
+def _environment(text: str) -> Literal["development", "production"]:
+    if text == "development":
+        return "development"
+    if text == "production":
+        return "production"
+    raise _bad("ROSEY_ENV", f"{text!r} is no environment.", "development or production.")
+
+
+def _bad(name: str, message: str, hint: str) -> Fault:
+    return Fault("invalid_request", message, path=name, hint=hint)
