@@ -1,0 +1,111 @@
+"""Keys: any text to a plugin, tokens of a NATS subject on the bus, one-to-one.
+
+`user:bob` is `user=3Abob`, `a..b` is `a=2E=2Eb`. A dot between two other characters stays a dot, so the
+server can filter by what stands before it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from rosey_kvstore.errors import InvalidName, TypeMismatch
+
+__all__ = ["EDGE_DOT", "MAX_ENCODED", "check_prefix", "decode_key", "encode_key", "filter_tokens"]
+
+MAX_ENCODED: Final = 512
+EDGE_DOT: Final = "=2E"
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_/-]+(?:\.[A-Za-z0-9_/-]+)*")
+_KEPT: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_/-")
+_BYTES: Final = tuple(chr(byte) if byte in _KEPT else f"={byte:02X}" for byte in range(256))
+_LONE_DOT: Final = re.compile(r"(?<=[^.])\.(?=[^.])")
+_ESCAPE: Final = re.compile(rb"=([0-9A-F]{2})")
+
+
+def encode_key(key: str) -> str:
+    """Return a key as it stands on the bus, behind the bucket's prefix.
+
+    Raises:
+        InvalidName: The key is empty, longer than 512 bytes once encoded, or no Unicode text.
+        TypeMismatch: The key is no text at all.
+    """
+    if type(key) is not str and not isinstance(key, str):
+        raise TypeMismatch(f"A key is text, not {type(key).__name__}.", path="key")
+    return _encode(key)
+
+
+@lru_cache(maxsize=4096)
+def _encode(key: str) -> str:
+    if _PLAIN.fullmatch(key):
+        encoded = key
+    elif not key:
+        raise InvalidName("A key has at least one character.", path="key")
+    else:
+        encoded = ".".join(_token(token) for token in _LONE_DOT.split(key))
+    if len(encoded) > MAX_ENCODED:
+        raise InvalidName(
+            f"The key {key[:40]!r}… has {len(encoded)} bytes once encoded, the most is {MAX_ENCODED}.",
+            path="key",
+            hint="A character outside A-Z a-z 0-9 _ / - . takes three bytes for each of its UTF-8 bytes.",
+        )
+    return encoded
+
+
+def _token(token: str) -> str:
+    try:
+        return "".join([_BYTES[byte] for byte in token.encode("utf-8")])
+    except UnicodeEncodeError as error:
+        raise InvalidName("A key holds a lone surrogate, which is no Unicode text.", path="key") from error
+
+
+def decode_key(encoded: str) -> str | None:
+    """Return the key of a subject's tail, or None when no key is written so.
+
+    Such a tail was put by hand, as `user=3abob` or `a=zz`: no key of a plugin reaches it.
+    """
+    if _PLAIN.fullmatch(encoded):
+        return encoded
+    try:
+        raw = _ESCAPE.sub(lambda found: bytes((int(found[1], 16),)), encoded.encode("utf-8"))
+        key = raw.decode("utf-8")
+        return key if encode_key(key) == encoded else None
+    except (UnicodeError, InvalidName):
+        return None
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` when keys can begin with it.
+
+    Raises:
+        InvalidName: It is no Unicode text.
+        TypeMismatch: It is no text at all.
+    """
+    if not isinstance(prefix, str):
+        raise TypeMismatch(f"A prefix is text, not {type(prefix).__name__}.", path="prefix")
+    try:
+        prefix.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidName(
+            "A prefix holds a lone surrogate, which is no Unicode text.", path="prefix"
+        ) from error
+    return prefix
+
+
+def filter_tokens(prefix: str) -> tuple[str, bool]:
+    """Return what every key beginning with `prefix` has as its first tokens, and whether that is certain.
+
+    `("room.42", True)` means: every such key stands below the tokens `room.42`. False means that the
+    last dot of the prefix may be a separator (`room.42.x`) or an escaped dot (`room.42.`, `room.42..x`):
+    keys of the second kind stand beside these tokens, not below.
+    """
+    separators = [found.start() for found in _LONE_DOT.finditer(prefix)]
+    certain = True
+    if prefix.endswith(".") and len(prefix) > 1 and prefix[-2] != ".":
+        separators.append(len(prefix) - 1)
+        certain = False
+    if not separators:
+        return "", True
+    head = prefix[: separators[-1]]
+    return ".".join(_token(token) for token in _LONE_DOT.split(head)), certain
