@@ -1,0 +1,160 @@
+"""The life of the service process: reach the database, then NATS; serve; answer what was accepted; leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+from collections.abc import Coroutine, Iterator
+from typing import Any, Final, Protocol
+
+from rosey_rowstore.plugins import Plugins
+from rosey_rowstore.service.binding import Binding, Handler
+from rosey_rowstore.service.connection import ServiceConnection
+from rosey_rowstore.service.logs import configure_logging
+from rosey_rowstore.settings import ServiceSettings
+
+__all__ = ["DRAIN_SECONDS", "Served", "run", "serve"]
+
+# Longer than a statement may take by default, and shorter than the ten seconds after which containers
+# are killed.
+DRAIN_SECONDS: Final = 8.0
+_FIRST_WAIT: Final = 0.25
+_LONGEST_WAIT: Final = 5.0
+
+_log = logging.getLogger("rosey.rowstore.service")
+
+
+class Served(Handler, Protocol):
+    """What the process opens, serves and closes."""
+
+    async def open(self) -> None:
+        """Reach the database; raises when it is away."""
+
+    async def close(self) -> None:
+        """Let go of it."""
+
+
+def run(settings: ServiceSettings, *, provision: bool) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit status.
+
+    Args:
+        settings: Where NATS and the database are.
+        provision: Plugins are made on their first use, as in development.
+
+    Raises:
+        Fault: The settings or `plugins.toml` are wrong; nothing was started.
+    """
+    plugins = Plugins.load(settings.plugins)
+    # Late, so that a wrong setting is told before the database libraries have loaded.
+    from rosey_rowstore.application import Application  # noqa: PLC0415
+
+    configure_logging(as_json=settings.environment == "production")
+    application = Application(settings.database, plugins, provision=provision)
+    return _new_loop_run(serve(application, plugins, settings))
+
+
+def _new_loop_run(main: Coroutine[Any, Any, int]) -> int:
+    try:
+        import uvloop  # noqa: PLC0415 - it exists for Unix alone
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)
+
+
+async def serve(application: Served, plugins: Plugins, settings: ServiceSettings) -> int:
+    """Serve `application` until a signal asks to stop; return the exit status."""
+    stop = asyncio.Event()
+    with _stopping(stop):
+        opened = await _unless(stop, _open(application))
+        if opened:
+            connection = ServiceConnection()
+            connected = await _unless(
+                stop,
+                connection.open(settings.servers, credentials=settings.credentials, name="rowstore"),
+            )
+            if connected:
+                await _serve_on(connection, application, plugins, settings, stop)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await connection.part()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await application.close()
+    _log.info("stopped")
+    return 0
+
+
+async def _serve_on(
+    connection: ServiceConnection,
+    application: Served,
+    plugins: Plugins,
+    settings: ServiceSettings,
+    stop: asyncio.Event,
+) -> None:
+    binding = Binding(connection, application, plugins, subject=settings.subject, timeout=settings.timeout)
+    # What was made until here lives as long as the process: no need to look through it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    binding.start()
+    _log.info("serving", extra={"subject": settings.subject, "pid": os.getpid()})
+    await stop.wait()
+    _log.info("draining", extra={"pending": binding.pending})
+    if left := await binding.drain(DRAIN_SECONDS):
+        _log.warning("stopped before everything was answered", extra={"unanswered": left})
+
+
+async def _open(application: Served) -> None:
+    """Open, however long the database is away; each new reason is logged once."""
+    wait, told = _FIRST_WAIT, ""
+    while True:
+        try:
+            await application.open()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the database may be there in a moment
+            if (reason := str(error)) != told:
+                told = reason
+                _log.warning("the database is away: %s", reason)
+            await asyncio.sleep(wait)
+            wait = min(_LONGEST_WAIT, wait * 2)
+        else:
+            return
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do `work` unless `stop` comes first; say whether it was done."""
+    doing = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            doing.result()
+            return True
+        return False
+    finally:
+        for task in (doing, stopping):
+            task.cancel()
+        await asyncio.gather(doing, stopping, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _stopping(stop: asyncio.Event) -> Iterator[None]:
+    """Set `stop` at the first SIGTERM or SIGINT; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def asked(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, asked, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,87 @@
+"""The service's settings: read once, checked wholly, nothing guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rosey_rowstore.protocol import Fault
+from rosey_rowstore.settings import ServiceSettings
+
+DATABASE = {"ROSEY_STORAGE_DATABASE": "postgresql://u:secret@h/d"}
+
+
+def test_defaults() -> None:
+    """A database is all that must be given; an empty variable counts as absent."""
+    settings = ServiceSettings.from_environment(
+        {**DATABASE, "ROSEY_STORAGE_URL": "", "ROSEY_STORAGE_DATA": "ignored here", "HOME": "/"}
+    )
+    assert settings == ServiceSettings(
+        servers=("nats://127.0.0.1:4222",), database="postgresql://u:secret@h/d"
+    )
+
+
+def test_every_setting(tmp_path: Path) -> None:
+    """Each variable reaches its place."""
+    file = tmp_path / "file"
+    file.touch()
+    settings = ServiceSettings.from_environment(
+        {
+            "ROSEY_STORAGE_URL": "nats://a:4222, tls://b",
+            "ROSEY_STORAGE_CREDENTIALS": str(file),
+            "ROSEY_STORAGE_SUBJECT": "bot",
+            "ROSEY_STORAGE_TIMEOUT": "2.5",
+            "ROSEY_STORAGE_DATABASE": "sqlite:rows",
+            "ROSEY_STORAGE_PLUGINS": str(file),
+            "ROSEY_ENV": "production",
+        }
+    )
+    assert settings == ServiceSettings(
+        servers=("nats://a:4222", "tls://b"),
+        database="sqlite:rows",
+        credentials=file,
+        subject="bot",
+        timeout=2.5,
+        plugins=file,
+        environment="production",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ROSEY_STORAGE_URLS", "x", "did you mean ROSEY_STORAGE_URL"),
+        ("ROSEY_STORAGE_TIMEOOT", "x", "did you mean ROSEY_STORAGE_TIMEOUT"),
+        ("ROSEY_STORAGE_URL", "sqlite:", "needs no service"),
+        ("ROSEY_STORAGE_URL", "localhost:4222", "nats://"),
+        ("ROSEY_STORAGE_URL", "nats://h:99999", "nats://"),
+        ("ROSEY_STORAGE_URL", " , ", "No NATS URL"),
+        ("ROSEY_STORAGE_SUBJECT", "a.b", "no token"),
+        ("ROSEY_STORAGE_SUBJECT", "*", "no token"),
+        ("ROSEY_STORAGE_TIMEOUT", "soon", "no time"),
+        ("ROSEY_STORAGE_TIMEOUT", "0", "no time"),
+        ("ROSEY_STORAGE_TIMEOUT", "nan", "no time"),
+        ("ROSEY_STORAGE_TIMEOUT", "inf", "no time"),
+        ("ROSEY_STORAGE_DATABASE", "mysql://h/d", "cannot be read"),
+        ("ROSEY_STORAGE_DATABASE", "sqlite:", "cannot be read"),
+        ("ROSEY_STORAGE_DATABASE", "", "no database"),
+        ("ROSEY_STORAGE_PLUGINS", "/nowhere/plugins.toml", "no file"),
+        ("ROSEY_STORAGE_CREDENTIALS", "/nowhere/x.creds", "no file"),
+        ("ROSEY_ENV", "prod", "no environment"),
+    ],
+)
+def test_what_is_wrong_is_named(name: str, value: str, words: str) -> None:
+    """The variable is the place, and the remedy is told."""
+    with pytest.raises(Fault) as caught:
+        ServiceSettings.from_environment({**DATABASE, name: value})
+    fault = caught.value
+    assert (fault.code, fault.path) == ("invalid_request", name)
+    assert words in f"{fault.message} {fault.hint}"
+
+
+def test_a_password_is_not_repeated() -> None:
+    """An error about a URL shows nothing of it."""
+    with pytest.raises(Fault) as caught:
+        ServiceSettings.from_environment({**DATABASE, "ROSEY_STORAGE_URL": "http://u:hunter2@h"})
+    assert "hunter2" not in f"{caught.value.message} {caught.value.hint}"
