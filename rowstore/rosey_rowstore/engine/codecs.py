@@ -1,0 +1,166 @@
+"""Stored forms to driver values and database values to replies, one codec a dialect."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from attrs import frozen
+
+from rosey_rowstore.engine.model import Column, ColumnType, Dialect
+from rosey_rowstore.engine.values import canonical_decimal, format_datetime, json_key
+
+__all__ = ["CODECS", "Codec", "Encoder", "decoder_for"]
+
+Encoder = Callable[[Any], Any]
+Decoder = Callable[[Any], Any]
+
+_ARRAY_SPECIAL: Final = re.compile(r'(["\\])')
+_encode_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+@frozen
+class Codec:
+    """How one dialect takes and gives values.
+
+    Attributes:
+        encode: A stored form to a driver value, by type; types left out pass as they are.
+        compare: The same for the operands of a comparison, where it differs.
+        array: A list of encoded values to the one driver value of a list.
+    """
+
+    encode: Mapping[ColumnType, Encoder]
+    compare: Mapping[ColumnType, Encoder]
+    array: Callable[[Iterable[Any]], str]
+
+    def written(self, kind: ColumnType, stored: Any) -> Any:
+        """Return the driver value of a stored form that is written; null stays null."""
+        if stored is None:
+            return None
+        encode = self.encode.get(kind)
+        return stored if encode is None else encode(stored)
+
+    def compared(self, kind: ColumnType, stored: Any) -> Any:
+        """Return the driver value of a stored form that a column is compared with."""
+        encode = self.compare.get(kind)
+        return stored if encode is None else encode(stored)
+
+
+# Postgres: every value travels as text of no declared type and is cast in the statement. psycopg would
+# give each size of number a type of its own, and prepare the same statement once for each.
+
+
+def _postgres_array(values: Iterable[Any]) -> str:
+    return (
+        "{"
+        + ",".join(
+            "NULL" if value is None else '"' + _ARRAY_SPECIAL.sub(r"\\\1", value) + '"' for value in values
+        )
+        + "}"
+    )
+
+
+def _postgres_boolean(value: bool) -> str:
+    return "true" if value else "false"
+
+
+_POSTGRES_ENCODE: Final[Mapping[ColumnType, Encoder]] = {
+    ColumnType.INTEGER: str,
+    ColumnType.FLOAT: repr,
+    ColumnType.BOOLEAN: _postgres_boolean,
+}
+
+
+# SQLite: numbers as they are; json numbers as bytes, because a column declared JSON has numeric
+# affinity and would turn the text `1.0` into the integer 1.
+
+
+def _sqlite_json(text: str) -> str | bytes:
+    return text.encode() if text[0] in "-0123456789" else text
+
+
+def _sqlite_json_key(text: str) -> str:
+    return json_key(json.loads(text))
+
+
+def _sqlite_array(values: Iterable[Any]) -> str:
+    # A float travels as text: SQLite's own reading of digits may miss the last bit.
+    return _encode_json([repr(value) if type(value) is float else value for value in values])
+
+
+CODECS: Final[Mapping[Dialect, Codec]] = {
+    Dialect.POSTGRES: Codec(encode=_POSTGRES_ENCODE, compare=_POSTGRES_ENCODE, array=_postgres_array),
+    Dialect.SQLITE: Codec(
+        encode={ColumnType.BOOLEAN: int, ColumnType.JSON: _sqlite_json},
+        compare={ColumnType.BOOLEAN: int, ColumnType.JSON: _sqlite_json_key},
+        array=_sqlite_array,
+    ),
+}
+
+
+# What the databases give back. Both dialects share the decoders: a driver's own type or text comes in.
+
+
+def decoder_for(column: Column, dialect: Dialect) -> Decoder | None:
+    """Return what makes a reply of a database value that is not null; None when it is one already."""
+    if dialect is Dialect.POSTGRES and column.type in (ColumnType.BOOLEAN, ColumnType.UUID):
+        return None
+    if column.type is ColumnType.DECIMAL and column.scale is not None:
+        scale = column.scale
+        return lambda value: _pad(_decimal(value), scale)
+    return _DECODERS.get(column.type)
+
+
+def _float(value: Any) -> Any:
+    number = float(value) + 0.0  # a negative zero shows in one database alone
+    return number if math.isfinite(number) else _NOT_FINITE[str(number)]
+
+
+_NOT_FINITE: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+def _decimal(value: Any) -> str:
+    text = value if type(value) is str else format(decimal.Decimal(str(value)), "f")
+    return canonical_decimal(text) or text
+
+
+def _pad(text: str, scale: int) -> str:
+    whole, _, fraction = text.partition(".")
+    return text if len(fraction) >= scale or not scale else f"{whole}.{fraction.ljust(scale, '0')}"
+
+
+def _datetime(value: Any) -> str:
+    if isinstance(value, datetime.datetime):
+        return format_datetime(value)
+    if len(value) == 27 and value[10] == "T":  # as the service writes it
+        return str(value)
+    try:
+        return format_datetime(datetime.datetime.fromisoformat(value))  # as another tool wrote it
+    except ValueError:
+        return str(value)
+
+
+def _date(value: Any) -> str:
+    return value if type(value) is str else value.isoformat()[:10]
+
+
+def _json(value: Any) -> Any:
+    if type(value) is str or type(value) is bytes:
+        return json.loads(value)
+    return value
+
+
+_DECODERS: Final[Mapping[ColumnType, Decoder]] = {
+    ColumnType.FLOAT: _float,
+    ColumnType.DECIMAL: _decimal,
+    ColumnType.BOOLEAN: bool,
+    ColumnType.DATETIME: _datetime,
+    ColumnType.DATE: _date,
+    ColumnType.UUID: str,
+    ColumnType.JSON: _json,
+}
