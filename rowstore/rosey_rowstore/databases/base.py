@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+import attrs
 from attrs import define, frozen
 
 from rosey_rowstore.engine.model import Limits, Plan, Result, Table
-from rosey_rowstore.protocol import DefineRequest, Fault
+from rosey_rowstore.engine.planner import Planner
+from rosey_rowstore.protocol import DefineRequest, Fault, nearest
 
-__all__ = ["REPLY_KEPT_SECONDS", "Database", "Size", "StaleSchemaError", "Work", "same_request"]
+__all__ = [
+    "REPLY_KEPT_SECONDS",
+    "Database",
+    "Size",
+    "StaleSchemaError",
+    "Work",
+    "as_before",
+    "check_references",
+    "check_unreferenced",
+    "same_request",
+]
 
 REPLY_KEPT_SECONDS: Final = 600
 """How long the reply to a `Nats-Msg-Id` is kept, as the contract says."""
@@ -64,19 +76,84 @@ def same_request(work: Work, digest: bytes) -> None:
         )
 
 
+def check_references(request: DefineRequest, tables: Mapping[str, Table]) -> None:
+    """Check that what a definition's columns reference is there, with an `id`.
+
+    Raises:
+        Fault: `table_not_found`, or `schema_conflict` when the table has no `id` as its primary key.
+    """
+    for index, column in enumerate(request.columns):
+        name = column.references
+        if name is None or name == request.table:
+            continue
+        path = f"columns[{index}].references"
+        if name not in tables:
+            near = nearest(name, tables)
+            raise Fault(
+                "table_not_found",
+                f"There is no table {name!r} to refer to" + (f"; did you mean {near!r}?" if near else "."),
+                path=path,
+            )
+        if tables[name].primary_key != ("id",):
+            raise Fault("schema_conflict", f"The table {name!r} has no id to refer to.", path=path)
+
+
+def check_unreferenced(name: str, tables: Mapping[str, Table]) -> None:
+    """Check that a table is there and may be dropped.
+
+    Raises:
+        Fault: `table_not_found`, or `foreign_key_violation` when other tables refer to it.
+    """
+    if name not in tables:
+        near = nearest(name, tables)
+        raise Fault(
+            "table_not_found",
+            f"There is no table {name!r}" + (f"; did you mean {near!r}?" if near else "."),
+            path="table",
+        )
+    others = sorted(
+        table.name
+        for table in tables.values()
+        if table.name != name and any(column.references == name for column in table.columns)
+    )
+    if others:
+        raise Fault(
+            "foreign_key_violation",
+            f"The table {name!r} is referred to by {', '.join(others)}.",
+            hint="Drop those first.",
+        )
+
+
+def as_before(before: Table | None, found: Table, generation: int) -> Table:
+    """Return the table known before when it is the same, so that what was compiled for it stays."""
+    if before is not None and attrs.evolve(before, generation=0) == found:
+        return before
+    return attrs.evolve(found, generation=generation)
+
+
 class Database(Protocol):
     """One database with the tables of many plugins; every method may raise a `Fault`."""
 
-    planner_dialect: Any
+    @property
+    def planner(self) -> Planner:
+        """The planner whose plans this database runs."""
 
     async def open(self) -> None:
-        """Reach the database and find out what it is; `unavailable` when it is away."""
+        """Reach the database; `unavailable` when it is away, and the next request tries again."""
 
     async def close(self) -> None:
-        """Finish what runs, then let go of every connection."""
+        """Answer what runs and waits, then let go of every connection."""
 
-    async def tables(self, plugin: str, limits: Limits, *, refresh: bool = False) -> Mapping[str, Table]:
-        """Return the plugin's tables by name, reflected once and again after each change."""
+    async def tables(
+        self, plugin: str, limits: Limits, *, stale: Mapping[str, Table] | None = None
+    ) -> Mapping[str, Table]:
+        """Return the plugin's tables by name, reflected once and again after each change.
+
+        Args:
+            plugin: Whose.
+            limits: The plugin's.
+            stale: Tables that did not fit: these very ones are not given again unlooked at.
+        """
 
     async def run(self, plugin: str, limits: Limits, work: Work) -> bytes:
         """Run a plan and return the reply's bytes; `StaleSchemaError` asks for a plan made afresh."""

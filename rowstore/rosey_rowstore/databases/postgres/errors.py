@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import uuid
 from collections.abc import Sequence
 from typing import Final
 
 from psycopg import errors
 
 from rosey_rowstore.databases.base import StaleSchemaError
+from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.protocol import Fault
 
-__all__ = ["CANCELLED", "CLASSES", "fault_of", "internal_fault", "is_stale"]
-
-log = logging.getLogger("rosey_rowstore.databases")
+__all__ = ["CANCELLED", "CLASSES", "fault_of", "is_stale"]
 
 CANCELLED: Final = "57014"
 
@@ -52,6 +49,7 @@ _BY_STATE: Final[dict[str, tuple[str, str]]] = {
     "23503": ("foreign_key_violation", "A reference of {table} does not hold."),
     "23514": ("out_of_range", "A check of {table} ({constraint}) refuses the values."),
     "23P01": ("unique_violation", "An exclusion of {table} ({constraint}) refuses the values."),
+    "2BP01": ("foreign_key_violation", "Something else still refers to {table}."),
     "23001": ("foreign_key_violation", "A row of {table} is still referenced."),
     "42501": ("permission_denied", "The database does not allow this to the plugin."),
     "53100": ("quota_exceeded", "The database's disk is full."),
@@ -85,7 +83,7 @@ CLASSES: Final[dict[str, tuple[str, str]]] = {
 }
 
 _HINTS: Final = {
-    "foreign_key_violation": "The row that is referenced must exist, and may not be deleted before the others.",
+    "foreign_key_violation": "What is referenced must exist, and is not deleted before what refers to it.",
     "unavailable": "Ask again in a moment.",
     "timeout": "Ask again, or give the call more time.",
     "overloaded": "Ask again in a moment.",
@@ -133,14 +131,3 @@ def _names(error: errors.Error, tables: Sequence[str]) -> dict[str, str]:
         "key": key,
         "constraint": diagnostic.constraint_name or "unnamed",
     }
-
-
-def internal_fault(what: str, error: BaseException) -> Fault:
-    """Log `error` with a new reference, and return the fault that shows the reference alone."""
-    reference = uuid.uuid4().hex[:12]
-    log.error("internal fault %s: %s", reference, what, exc_info=error)
-    return Fault(
-        "internal",
-        f"The row service failed; its log has the details under the reference {reference}.",
-        hint="Give the reference to the operator.",
-    )

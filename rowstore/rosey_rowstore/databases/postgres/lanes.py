@@ -16,9 +16,10 @@ from typing import Final
 from attrs import define
 
 from rosey_rowstore.databases.base import StaleSchemaError, Work
+from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.databases.postgres import replies
 from rosey_rowstore.databases.postgres.connections import Connections
-from rosey_rowstore.databases.postgres.errors import CANCELLED, fault_of, internal_fault
+from rosey_rowstore.databases.postgres.errors import CANCELLED, fault_of
 from rosey_rowstore.databases.postgres.link import Failure, Link, LinkLostError
 from rosey_rowstore.engine.model import Result, Statement
 from rosey_rowstore.protocol import Fault
@@ -366,7 +367,9 @@ class _Lane:
             for job in batch:
                 await self._run([job])
         elif not await self._reply_again(link, batch[0]):
-            batch[0].refuse(Fault("unavailable", "The stored reply is gone; nothing was written.", hint="Ask again."))
+            batch[0].refuse(
+                Fault("unavailable", "The stored reply is gone; nothing was written.", hint="Ask again.")
+            )
 
     async def _settle(self, job: _Job, error: BaseException) -> None:
         """Refuse a job, unless its id has a reply: then the refusal is only the echo of its own effect."""
@@ -403,7 +406,13 @@ class _Lane:
             elif job.work.deadline <= now:
                 job.refuse(_expired(job.work))
             elif job.repeated:
-                job.refuse(Fault("unavailable", "The connection to the database was lost.", hint="Ask again in a moment."))
+                job.refuse(
+                    Fault(
+                        "unavailable",
+                        "The connection to the database was lost.",
+                        hint="Ask again in a moment.",
+                    )
+                )
             else:
                 job.repeated = True
                 await self._run([job])

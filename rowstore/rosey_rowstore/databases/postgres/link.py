@@ -193,9 +193,7 @@ class Link:
     def _drop_unprepared(self, owners: Sequence[int]) -> None:
         """Forget the statements whose preparation did not succeed."""
         failed = [
-            result.status not in _OK
-            for owner, result in zip(owners, self._results, strict=True)
-            if owner < 0
+            result.status not in _OK for owner, result in zip(owners, self._results, strict=True) if owner < 0
         ]
         if failed and any(failed):
             names = list(self._prepared)[-len(failed) :]
@@ -259,7 +257,7 @@ class Link:
     # the end
 
     def cancel(self, grace: float) -> None:
-        """Ask the server, on a second connection, to stop what runs; give up the link after `grace` seconds."""
+        """Ask the server, on a second connection, to stop what runs; after `grace` seconds give up."""
         if self._cancelling is None and not self.lost:
             self._cancelling = self._loop.create_task(self._cancel(grace))
 

@@ -54,7 +54,7 @@ def check_rows_plugin(plugin: str) -> None:
         raise Fault(
             "invalid_name",
             f"A plugin named {plugin!r} can have no rows.",
-            hint=f"Names that end in {_OWNER} stand for the owner of another plugin's tables; choose another.",
+            hint=f"Names that end in {_OWNER} stand for the owner of another plugin's tables.",
         )
 
 
@@ -108,8 +108,10 @@ async def _private_schema(connection: AsyncConnection[Any]) -> None:
     for statement in (
         f"CREATE SCHEMA IF NOT EXISTS {PRIVATE_SCHEMA}",
         f"REVOKE ALL ON SCHEMA {PRIVATE_SCHEMA} FROM PUBLIC",
-        f"CREATE TABLE IF NOT EXISTS {PRIVATE_SCHEMA}.logins"
-        " (role text PRIMARY KEY, plugin text NOT NULL, password text NOT NULL)",
+        (
+            f"CREATE TABLE IF NOT EXISTS {PRIVATE_SCHEMA}.logins"
+            " (role text PRIMARY KEY, plugin text NOT NULL, password text NOT NULL)"
+        ),
         f"REVOKE ALL ON {PRIVATE_SCHEMA}.logins FROM PUBLIC",
     ):
         await connection.execute(statement.encode())
@@ -185,7 +187,7 @@ async def _make_schema(connection: AsyncConnection[Any], plugin: str, logins: Lo
     database = sql.Identifier(connection.info.dbname)
     if not await _is_superuser(connection):
         await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(owner))
-    statements = [
+    statements: list[sql.SQL | sql.Composed] = [
         sql.SQL("GRANT CONNECT ON DATABASE {} TO {}, {}").format(database, owner, rows),
         sql.SQL("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}").format(schema, owner),
         sql.SQL("REVOKE ALL ON SCHEMA {} FROM PUBLIC").format(schema),
@@ -199,7 +201,7 @@ async def _make_schema(connection: AsyncConnection[Any], plugin: str, logins: Lo
         ).format(owner, schema, rows),
         sql.SQL("SET LOCAL ROLE {}").format(owner),
         sql.SQL("SET LOCAL search_path TO {}").format(schema),
-        *(sql.SQL(statement) for statement in replies.DDL),  # type: ignore[arg-type]  # constants of ours
+        *(sql.SQL(statement) for statement in replies.DDL),
         sql.SQL("RESET ROLE"),
     ]
     for statement in statements:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 from rosey_rowstore.databases.base import REPLY_KEPT_SECONDS, Work, same_request
 from rosey_rowstore.databases.postgres.link import RawText
@@ -25,18 +25,23 @@ REPEATED: Final = "22012"
 """What `store` fails with when an id of the batch has its reply already (a division by zero, on purpose)."""
 
 # The rows arrive in the order of time, so a BRIN index finds the old ones at next to no cost.
-DDL: Final = (
-    "CREATE TABLE IF NOT EXISTS _rosey_replies ("
-    " id text COLLATE \"C\" PRIMARY KEY, digest text NOT NULL, reply text NOT NULL,"
-    " at timestamptz NOT NULL DEFAULT clock_timestamp())",
-    "CREATE INDEX IF NOT EXISTS _rosey_replies_at ON _rosey_replies USING brin (at) WITH (pages_per_range = 16)",
+DDL: Final[tuple[LiteralString, ...]] = (
+    (
+        "CREATE TABLE IF NOT EXISTS _rosey_replies ("
+        ' id text COLLATE "C" PRIMARY KEY, digest text NOT NULL, reply text NOT NULL,'
+        " at timestamptz NOT NULL DEFAULT clock_timestamp())"
+    ),
+    (
+        "CREATE INDEX IF NOT EXISTS _rosey_replies_at ON _rosey_replies"
+        " USING brin (at) WITH (pages_per_range = 16)"
+    ),
 )
 
 CLEAN: Final = Statement(
-    "DELETE FROM _rosey_replies WHERE ctid = ANY (ARRAY("
+    "DELETE FROM _rosey_replies WHERE ctid = ANY (ARRAY("  # noqa: S608 - constants
     f"SELECT ctid FROM _rosey_replies WHERE {_EXPIRED} LIMIT {_CLEANED_AT_ONCE}))"
 )
-_FIND: Final = f"SELECT digest, reply FROM _rosey_replies WHERE id = $1::text AND NOT ({_EXPIRED})"
+_FIND: Final = f"SELECT digest, reply FROM _rosey_replies WHERE id = $1::text AND NOT ({_EXPIRED})"  # noqa: S608 - constants
 
 
 @lru_cache(maxsize=64)
@@ -47,7 +52,7 @@ def _store_sql(count: int) -> str:
     """
     rows = ", ".join(f"(${3 * n + 1}::text, ${3 * n + 2}::text, ${3 * n + 3}::text)" for n in range(count))
     return (
-        f"WITH stored AS (INSERT INTO _rosey_replies AS kept (id, digest, reply) VALUES {rows}"
+        f"WITH stored AS (INSERT INTO _rosey_replies AS kept (id, digest, reply) VALUES {rows}"  # noqa: S608 - constants
         " ON CONFLICT (id) DO UPDATE SET digest = excluded.digest, reply = excluded.reply,"
         f" at = clock_timestamp() WHERE kept.{_EXPIRED} RETURNING 1)"
         f" SELECT 1 / (CASE WHEN count(*) = {count} THEN 1 ELSE 0 END) FROM stored"
@@ -58,7 +63,11 @@ def store(replies: Sequence[tuple[Work, bytes]]) -> Statement | None:
     """Return the statement that stores the replies of those with an id, None when none has one."""
     # Sorted, so that two processes with the same ids wait for one another instead of deadlocking.
     kept = sorted(
-        ((work.message_id, work.digest.hex(), RawText(body)) for work, body in replies if work.message_id is not None),
+        (
+            (work.message_id, work.digest.hex(), RawText(body))
+            for work, body in replies
+            if work.message_id is not None
+        ),
         key=lambda item: item[0],
     )
     if not kept:

@@ -1,0 +1,1 @@
+"""SQLite: one file per plugin, one writer thread with batched transactions, two reader threads."""
