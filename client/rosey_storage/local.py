@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,6 @@ from rosey_storage.settings import Settings
 
 if TYPE_CHECKING:
     from rosey_rowstore.application import Application
-
     from rosey_rowstore.plugins import Plugins
 
 __all__ = ["LocalTransport", "made_file"]
@@ -129,24 +129,26 @@ def _limits(plugin: str, settings: Settings) -> BucketLimits:
 
 
 def _plugins(settings: Settings) -> Plugins:
-    try:
+    with _extra():
         from rosey_rowstore.plugins import Plugins  # noqa: PLC0415 - late: only local mode needs the extra
-    except ImportError as error:
-        raise _missing(error) from error
     return Plugins.load(settings.plugins)
 
 
 def _application(plugin: str, settings: Settings) -> Application:
-    try:
+    with _extra():
         from rosey_rowstore.application import Application  # noqa: PLC0415 - late, as above
-    except ImportError as error:
-        raise _missing(error) from error
-    target = local_target(plugin, settings)
-    return Application(f"sqlite:{target}", _plugins(settings), provision=True)
+    return Application(f"sqlite:{local_target(plugin, settings)}", _plugins(settings), provision=True)
 
 
-def _missing(error: ImportError) -> Unavailable:
-    return Unavailable(
-        f"Local mode needs {error.name or 'a library'} for this, which is not installed.",
-        hint="pip install 'rosey-storage[rowstore]'",
-    )
+@contextmanager
+def _extra() -> Iterator[None]:
+    """Say how to get what an import lacks, unless it is a module of our own that is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("rosey_"):
+            raise
+        raise Unavailable(
+            f"Local mode needs {error.name} for this, which is not installed.",
+            hint="pip install 'rosey-storage[rowstore]'",
+        ) from error

@@ -87,7 +87,7 @@ class Storage:
             await self._transport.close()
             raise
         self._calls.transport = self._transport
-        self._kv = KV(self._transport.backend, plugin=self.plugin)
+        self._kv = KV(self._transport.backend, plugin=self.plugin, timeout=self.settings.timeout)
         self._state = "open"
         return self
 
@@ -96,7 +96,10 @@ class Storage:
         if self._state == "open":
             self._calls.transport = Away("closed")
             self._state = "closed"
-            await self._transport.close()
+            try:
+                await self.kv.close()
+            finally:
+                await self._transport.close()
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self.open().__await__()

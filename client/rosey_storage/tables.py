@@ -123,6 +123,9 @@ class Table:
 
     Every method takes `timeout=`, the seconds it may take, and every write `idempotency_key=`, a name of
     the write: the service does what carries the same name once within 10 minutes.
+
+    Attributes:
+        name: The table's name.
     """
 
     name: str
