@@ -19,10 +19,12 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.aio.transport import Transport
 from nats.protocol import command
+from nats.protocol.parser import Parser
 
 from rosey_kvstore.connection.credentials import UnusableCredentialsError
 from rosey_kvstore.connection.errors import Interrupted, NoResponders
 from rosey_kvstore.connection.headers import parse_headers, status_of
+from rosey_kvstore.connection.wire import FastParser
 from rosey_kvstore.errors import PermissionDenied, StorageError
 
 __all__ = ["FastClient", "Message", "Observer", "Reply"]
@@ -31,6 +33,7 @@ FIRST_WAIT = 0.05
 LONGEST_WAIT = 0.5
 LONGEST_WAIT_REFUSED = 5.0
 
+_NO_RESPONDERS = b"NATS/1.0 503"
 _REFUSED = re.compile("authorization|authentication", re.IGNORECASE)
 _DENIED = re.compile(r'permissions violation for (\w+)[^"]*"([^"]*)"', re.IGNORECASE)
 
@@ -113,6 +116,9 @@ class FastClient(Client):
         self._count = 0
         self._inbox_sid = 0
         self._direct: dict[int, _Direct] = {}
+        self._collecting: dict[bytes, Callable[[bytes, bytes | None], None]] = {}
+        self._collecting_futures: dict[bytes, tuple[asyncio.Future[Reply], str]] = {}
+        self._ps: Parser = FastParser(self, self._take)
         self._out: list[bytes] = []
         self._turn_open = False
         self._attempts = 0
@@ -137,6 +143,35 @@ class FastClient(Client):
         self.waiting[token] = (future, subject)
         self.send(_publish(subject, self.inbox + token, header, payload))
         return token, future
+
+    def collect(
+        self, subject: str, payload: bytes, receive: Callable[[bytes, bytes | None], bool]
+    ) -> tuple[bytes, asyncio.Future[Reply]]:
+        """Send a request with many answers; the future is done when `receive` says that one is the last.
+
+        `stop_collecting` ends it.
+        """
+        self._count += 1
+        token = b"c%x" % self._count
+        future: asyncio.Future[Reply] = self._loop.create_future()
+
+        def take(data: bytes, block: bytes | None) -> None:
+            if future.done():
+                return
+            if block is not None and block.startswith(_NO_RESPONDERS):
+                future.set_exception(NoResponders(f"Nobody answers on {subject}."))
+            elif receive(data, block):
+                future.set_result(Reply(data, block))
+
+        self._collecting[token] = take
+        self._collecting_futures[token] = (future, subject)
+        self.send(_publish(subject, self.inbox + token, None, payload))
+        return token, future
+
+    def stop_collecting(self, token: bytes) -> None:
+        """Drop further answers."""
+        self._collecting.pop(token, None)
+        self._collecting_futures.pop(token, None)
 
     def send_publish(self, subject: str, reply: str, header: bytes | None, payload: bytes) -> None:
         """Send without an answer."""
@@ -187,19 +222,25 @@ class FastClient(Client):
             self._subs.pop(sub.sid, None)
             self.send(command.unsub_cmd(sub.sid, 0))
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+    def _take(self, sid: int, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> bool:
         if sid == self._inbox_sid:
-            self._resolve(subject, data, headers)
+            self._resolve(subject, data, block)
         elif (sub := self._direct.get(sid)) is not None:
-            sub.receive(bytes(subject), bytes(reply), data, headers)
-        elif sid in self._subs:
-            await super()._process_msg(sid, subject, reply, data, headers)
+            sub.receive(subject, reply, data, block)
+        else:
+            return False
+        return True
 
     def _resolve(self, subject: bytes, data: bytes, block: bytes | None) -> None:
-        waiting = self.waiting.pop(bytes(subject[len(self.inbox) :]), None)
-        if waiting is None or waiting[0].done():
+        token = subject[len(self.inbox) :]
+        waiting = self.waiting.pop(token, None)
+        if waiting is None:
+            if (collect := self._collecting.get(token)) is not None:
+                collect(data, block)
+            return
+        if waiting[0].done():
             return  # the caller has left
-        if block is not None and block.startswith(b"NATS/1.0 503"):
+        if block is not None and block.startswith(_NO_RESPONDERS):
             waiting[0].set_exception(NoResponders(f"Nobody answers on {waiting[1]}."))
         else:
             waiting[0].set_result(Reply(data, block))
@@ -211,7 +252,7 @@ class FastClient(Client):
 
     def fail_waiting(self, make: Callable[[str], StorageError]) -> None:
         """End every request in flight with the error that `make` gives for its subject."""
-        waiting = list(self.waiting.values())
+        waiting = [*self.waiting.values(), *self._collecting_futures.values()]
         self.waiting.clear()
         for future, subject in waiting:
             if not future.done():
@@ -243,11 +284,12 @@ class FastClient(Client):
 
     async def _process_err(self, err_msg: str) -> None:
         """Take an error of the server; nats-py would close for good where a reconnect may heal."""
+        err_msg = err_msg.strip().strip("'")
         error = nats_errors.Error(f"nats: {err_msg}")
         if (denied := _DENIED.search(err_msg)) is not None:
             self._permission_denied(denied[1], denied[2], err_msg)
             return
-        if "maximum subscriptions" in err_msg or "invalid subject" in err_msg:
+        if "maximum subscriptions" in err_msg.lower() or "invalid subject" in err_msg.lower():
             self.observer.failed(error)  # the connection goes on
             return
         await self.report(error)
@@ -255,16 +297,15 @@ class FastClient(Client):
 
     def _permission_denied(self, kind: str, subject: str, text: str) -> None:
         """End at once what would wait for an answer that never comes."""
-        if kind == "subscription":
+        subject = subject.lower()  # nats-py's own parser gives it in lower case already
+        if kind.lower() == "subscription":
             for sub in list(self._direct.values()):
                 if sub.subject.lower() == subject:
                     sub.denied(_denied_error(f"It may not subscribe to {sub.subject}."))
             return
-        for token, (future, asked) in list(self.waiting.items()):
-            if asked.lower() == subject:
-                del self.waiting[token]
-                if not future.done():
-                    future.set_exception(_denied_error(f"It may not send to {asked}."))
+        for future, asked in (*self.waiting.values(), *self._collecting_futures.values()):
+            if asked.lower() == subject and not future.done():
+                future.set_exception(_denied_error(f"It may not send to {asked}."))
         self.observer.failed(nats_errors.Error(f"nats: {text}"))
 
     def _inbox_denied(self, error: StorageError) -> None:

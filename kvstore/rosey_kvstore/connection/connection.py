@@ -169,11 +169,7 @@ class Connection:
     async def request_raw(self, subject: str, payload: bytes, block: bytes | None, timeout: float) -> Reply:
         """Do what `request` does, with the header block encoded by the caller."""
         client = self._client
-        if _NO_SUBJECT.search(subject):
-            raise InvalidRequest(f"{subject!r} is no subject.")
-        size = len(payload) if block is None else len(payload) + len(block)
-        if size > client.max_payload:
-            raise _too_large(size, client.max_payload)
+        self._check(subject, payload, block)
         if not client.is_connected or self._refusal is not None or self._closing:
             timeout = await self._wait_until_connected(timeout)
         token, future = client.send_request(subject, block, payload)
@@ -183,6 +179,35 @@ class Connection:
         finally:
             timer.cancel()
             client.waiting.pop(token, None)
+
+    async def request_many(
+        self, subject: str, payload: bytes, receive: Callable[[bytes, bytes | None], bool], timeout: float
+    ) -> None:
+        """Send a request with many answers, and return after the one for which `receive` says True.
+
+        `receive` takes the payload and the header block of each answer, in order; it does not raise.
+        What this raises is as in `request`; `timeout` counts until the last answer.
+        """
+        client = self._client
+        self._check(subject, payload, None)
+        if not client.is_connected or self._refusal is not None or self._closing:
+            timeout = await self._wait_until_connected(timeout)
+        token, future = client.collect(subject, payload, receive)
+        timer = self._loop.call_later(timeout, _time_out, future, subject, timeout)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            client.stop_collecting(token)
+
+    def _check(self, subject: str, payload: bytes, block: bytes | None) -> None:
+        if _NO_SUBJECT.search(subject):
+            raise InvalidRequest(f"{subject!r} is no subject.")
+        size = len(payload) if block is None else len(payload) + len(block)
+        if size > self._client.max_payload:
+            raise RequestTooLarge(
+                f"The message has {size} bytes with headers; the server takes {self._client.max_payload}."
+            )
 
     async def _wait_until_connected(self, timeout: float) -> float:
         """Return the seconds that are left of `timeout` once connected."""
@@ -219,12 +244,8 @@ class Connection:
             RequestTooLarge: Payload and headers pass what the server takes.
             InvalidRequest: The subject or a header cannot be sent.
         """
-        if _NO_SUBJECT.search(subject):
-            raise InvalidRequest(f"{subject!r} is no subject.")
         block = encode_headers(headers) if headers else None
-        size = len(payload) + len(block or b"")
-        if size > self._client.max_payload:
-            raise _too_large(size, self._client.max_payload)
+        self._check(subject, payload, block)
         if self._closing or not self.is_connected:
             raise Unavailable("The connection is closed." if self._closing else "NATS is away.")
         self._client.send_publish(subject, reply, block, payload)
@@ -365,10 +386,6 @@ def _time_out(future: asyncio.Future[Reply], subject: str, timeout: float) -> No
                 hint="A server that is overloaded or far away needs a longer timeout.",
             )
         )
-
-
-def _too_large(size: int, most: int) -> RequestTooLarge:
-    return RequestTooLarge(f"The message has {size} bytes, its headers included; the server takes {most}.")
 
 
 def _discard(hooks: list[Callable[[], None]], hook: Callable[[], None]) -> None:
