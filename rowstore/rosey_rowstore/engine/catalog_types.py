@@ -39,7 +39,7 @@ LENGTHS_SET: Final = (
 LENGTHS_DROP: Final = 'DELETE FROM "_rosey_lengths" WHERE "table" = {table}'
 
 _SIZED: Final = re.compile(
-    r"\s*([a-zA-Z_][a-zA-Z_ ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(-?\d+)\s*)?\))?\s*([a-zA-Z ]*)"
+    r"\s*([a-zA-Z_][a-zA-Z_ ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(-?\d+)\s*)?\)\s*([a-zA-Z ]*))?\s*"
 )
 
 _COMMON: Final = {
