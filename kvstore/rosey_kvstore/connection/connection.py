@@ -250,6 +250,13 @@ class Connection:
             raise Unavailable("The connection is closed." if self._closing else "NATS is away.")
         self._client.send_publish(subject, reply, block, payload)
 
+    def publish_raw(self, subject: str, block: bytes, payload: bytes) -> None:
+        """Do what `publish` does, with the header block encoded by the caller."""
+        self._check(subject, payload, block)
+        if self._closing or not self.is_connected:
+            raise Unavailable("The connection is closed." if self._closing else "NATS is away.")
+        self._client.send_publish(subject, "", block, payload)
+
     # ── Subscriptions ────────────────────────────────────────────────────────────────────────────
 
     def new_inbox(self) -> str:

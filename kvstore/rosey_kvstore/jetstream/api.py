@@ -1,0 +1,106 @@
+"""Calls to JetStream's own API, and writes to the bucket: sent again while nobody answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rosey_kvstore.connection import Connection, NoResponders, Reply
+from rosey_kvstore.errors import InternalError, Unavailable
+from rosey_kvstore.jetstream.faults import WRONG_REVISION, WrongRevisionError, fault_of
+
+__all__ = ["Api"]
+
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 0.5
+
+
+class Api:
+    """One bucket's side of JetStream; `timeout` is what a call may take, in seconds."""
+
+    def __init__(self, connection: Connection, bucket: str, timeout: float) -> None:
+        self.connection = connection
+        self.bucket = bucket
+        self.stream = f"KV_{bucket}"
+        self.prefix = f"$KV.{bucket}."
+        self.direct = f"$JS.API.DIRECT.GET.{self.stream}"
+        self.timeout = timeout
+
+    async def call(self, operation: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the answer of `$JS.API.<operation>`.
+
+        Raises:
+            StorageError: What JetStream's error means, or what the connection met.
+        """
+        payload = b"" if body is None else json.dumps(body).encode()
+        reply = await self.send(f"$JS.API.{operation}", payload, None)
+        return _answer(reply.data)
+
+    async def info(self, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return what the server knows of the stream."""
+        return await self.call(f"STREAM.INFO.{self.stream}", body)
+
+    async def send(
+        self,
+        subject: str,
+        payload: bytes,
+        block: bytes | None,
+        missing: Callable[[], Any] | None = None,
+    ) -> Reply:
+        """Send until somebody answers; during an election nobody does for a while, and nothing is done.
+
+        `missing` is awaited after a first try without responders: it raises where there is no stream.
+        """
+        try:
+            return await self.connection.request_raw(subject, payload, block, self.timeout)
+        except NoResponders as error:
+            first = error
+        loop = asyncio.get_running_loop()
+        give_up, pause = loop.time() + self.timeout, _FIRST_PAUSE
+        while (left := give_up - loop.time()) > 0:
+            if missing is not None:
+                await missing()
+            try:
+                return await self.connection.request_raw(subject, payload, block, left)
+            except NoResponders:
+                await asyncio.sleep(min(pause, left))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        raise Unavailable(
+            f"JetStream did not answer for {self.timeout:g} s; nothing was done.",
+            hint="Is JetStream on, and does the cluster have a leader?",
+            retry_after=1.0,
+        ) from first
+
+
+def revision_of(reply: Reply) -> int:
+    """Return the revision that a write was given.
+
+    Raises:
+        WrongRevisionError: A compare-and-set met another revision.
+        StorageError: What JetStream's error means.
+    """
+    data = reply.data
+    if data.startswith(b'{"stream":'):
+        start = data.find(b'"seq":') + 6
+        end = start
+        while data[end : end + 1].isdigit():
+            end += 1
+        if start > 5 and end > start:
+            return int(data[start:end])
+    return int(_answer(data)["seq"])
+
+
+def _answer(data: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(data)
+        error = answer.get("error")
+    except (ValueError, AttributeError) as failure:
+        raise InternalError("JetStream's answer cannot be read.") from failure
+    if error:
+        if error.get("err_code") == WRONG_REVISION:
+            raise WrongRevisionError
+        raise fault_of(error)
+    found: dict[str, Any] = answer
+    return found

@@ -1,0 +1,458 @@
+"""The KV seam over JetStream: one request per call wherever the promise allows it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import math
+import secrets
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from typing import Any, Final
+
+from rosey_kvstore.backend import BucketLimits, Record, Stored
+from rosey_kvstore.connection import Connection, Interrupted, NoResponders
+from rosey_kvstore.errors import (
+    InternalError,
+    KeyExists,
+    NotProvisioned,
+    QuotaExceeded,
+    RevisionMismatch,
+    Unavailable,
+)
+from rosey_kvstore.jetstream.api import Api, revision_of
+from rosey_kvstore.jetstream.batch import BatchWriter
+from rosey_kvstore.jetstream.bucket import check_stream, limits_of, stream_config
+from rosey_kvstore.jetstream.faults import WrongRevisionError
+from rosey_kvstore.jetstream.feed import JetStreamFeed
+from rosey_kvstore.jetstream.listing import EDGE_DOTS, Listing
+from rosey_kvstore.jetstream.messages import (
+    EXPIRES,
+    TOKEN,
+    block_of,
+    field,
+    is_dead,
+    moment,
+    record_of_reply,
+    sequence_of,
+    stored_of,
+    ttl_lines,
+)
+from rosey_kvstore.jetstream.reading import last_of, messages_of
+from rosey_kvstore.jetstream.room import Room
+from rosey_kvstore.keys import EDGE_DOT, encode_key, filter_tokens
+
+__all__ = ["JetStreamBackend"]
+
+_REMEMBERED: Final = 2048
+_AT_ONCE: Final = 128
+_PART: Final = 500
+
+
+class JetStreamBackend:
+    """One plugin's bucket; see `backend.Backend`.
+
+    Args:
+        connection: Stays the caller's: `close` does not close it.
+        bucket: As `plugin_quotes`.
+        create: The limits with which the bucket is made on first use; None where an operator makes it.
+        description: What operators read beside the bucket's name.
+        metadata: Further facts for operators.
+        timeout: Seconds that one request may take.
+        watch_buffer: Changes that wait for a slow reader of a watch before it ends with an error.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        bucket: str,
+        *,
+        create: BucketLimits | None = None,
+        description: str = "",
+        metadata: Mapping[str, str] | None = None,
+        timeout: float = 5.0,
+        watch_buffer: int = 16_384,
+    ) -> None:
+        self.api = Api(connection, bucket, timeout)
+        self._create = create
+        self._description = description
+        self._metadata = dict(metadata or {})
+        self._watch_buffer = watch_buffer
+        self._limits = create or BucketLimits()
+        self._listing = Listing(self.api)
+        self._room = Room(self.api, self._listing)
+        self._batches = BatchWriter(self.api)
+        self._feeds: set[JetStreamFeed] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._clock_ahead = dt.timedelta()
+        self._edge_dots_noted = False
+        # Revisions that were handed out for live values: an update of one needs no look before.
+        self._live: dict[int, None] = {}
+        self._direct = f"{self.api.direct}.{self.api.prefix}"
+        self._prefix = self.api.prefix
+        self._token = secrets.token_hex(6)
+        self._tokens = 0
+
+    @property
+    def limits(self) -> BucketLimits:
+        """The limits of the bucket as it stands."""
+        return self._limits
+
+    # ── The bucket itself ────────────────────────────────────────────────────────────────────────
+
+    async def open(self) -> None:
+        """Reach the bucket, or make it where that was asked for."""
+        self._check_open()
+        await self._reach()
+
+    async def _reach(self) -> None:
+        try:
+            info = await self.api.info()
+        except NotProvisioned:
+            if self._create is None:
+                raise NotProvisioned(
+                    f"There is no bucket {self.api.bucket}.",
+                    hint="An operator makes it: rosey-storage apply.",
+                ) from None
+            info = await self._make(self._create)
+        check_stream(info["config"])
+        self._limits = limits_of(info["config"])
+        if "ts" in info:
+            self._clock_ahead = dt.datetime.now(dt.UTC) - moment(info["ts"])
+
+    async def _make(self, limits: BucketLimits) -> dict[str, Any]:
+        config = stream_config(
+            self.api.bucket, limits, description=self._description, metadata=self._metadata
+        )
+        try:
+            return await self.api.call(f"STREAM.CREATE.{self.api.stream}", config)
+        except InternalError:
+            # Another process made it first, with other limits: those stand.
+            return await self.api.info()
+
+    async def close(self) -> None:
+        """End every watch; the connection stays."""
+        self._closed = True
+        for feed in list(self._feeds):
+            await feed.close()
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what needs no waiting for; `close` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("The storage is closed.")
+
+    # ── Reading one key ──────────────────────────────────────────────────────────────────────────
+
+    async def data(self, key: str) -> bytes | None:
+        """Return the bytes of the live value."""
+        if self._closed:
+            self._check_open()
+        reply = await self.api.send(self._direct + encode_key(key), b"", None, self._reach)
+        block = reply.block
+        return None if _missing(block) or is_dead(block) else reply.data
+
+    async def get(self, key: str) -> Stored | None:
+        """Return the live value."""
+        self._check_open()
+        found = await self._last(encode_key(key))
+        if found is None or is_dead(found[1]):
+            return None
+        stored = stored_of(key, *found)
+        self._remember(stored.revision)
+        return stored
+
+    async def _last(self, tail: str) -> tuple[bytes, bytes] | None:
+        """Return data and header block of a key's last message, a marker included."""
+        reply = await self.api.send(self._direct + tail, b"", None, self._reach)
+        return None if _missing(reply.block) else (reply.data, reply.block or b"")
+
+    def _remember(self, revision: int) -> None:
+        live = self._live
+        live[revision] = None
+        if len(live) > _REMEMBERED:
+            del live[next(iter(live))]
+
+    # ── Writing one key ──────────────────────────────────────────────────────────────────────────
+
+    async def put(self, key: str, data: bytes, ttl: int | None) -> int:
+        """Write whatever was there before."""
+        tail = await self._tail(key)
+        block = None if ttl is None else block_of(ttl_lines(ttl))
+        revision = await self._write(tail, data, block)
+        self._remember(revision)
+        return revision
+
+    async def create(self, key: str, data: bytes, ttl: int | None) -> int:
+        """Write unless a live value is there."""
+        tail = await self._tail(key)
+        lines, expected = ttl_lines(ttl), 0
+        while True:
+            try:
+                revision = await self._swap(tail, data, lines, expected)
+            except WrongRevisionError:
+                last = await self._last(tail)
+                if last is not None and not is_dead(last[1]):
+                    raise KeyExists(f"{key!r} has a value already.") from None
+                expected = 0 if last is None else sequence_of(last[1])
+            else:
+                self._remember(revision)
+                return revision
+
+    async def update(
+        self, key: str, data: bytes, ttl: int | None, revision: int, *, expires: dt.datetime | None = None
+    ) -> int:
+        """Write if the live value has this revision."""
+        tail = await self._tail(key)
+        if revision not in self._live:
+            # A marker's revision, known from a history, would pass the server's comparison.
+            stored = await self.get(key)
+            if stored is None or stored.revision != revision:
+                raise _mismatch(key, revision)
+        try:
+            written = await self._swap(tail, data, self._lines(key, ttl, revision, expires), revision)
+        except WrongRevisionError:
+            raise _mismatch(key, revision) from None
+        self._remember(written)
+        return written
+
+    def _lines(self, key: str, ttl: int | None, revision: int, expires: dt.datetime | None) -> bytes:
+        if expires is None:
+            return ttl_lines(ttl)
+        left = (expires - dt.datetime.now(dt.UTC) + self._clock_ahead).total_seconds()
+        if left <= 0:
+            raise _mismatch(key, revision)
+        # The server counts whole seconds; the exact moment goes along, so that nothing adds up.
+        return ttl_lines(max(1, math.ceil(left))) + f"{EXPIRES}: {expires.isoformat()}\r\n".encode()
+
+    async def delete(self, key: str) -> bool:
+        """Delete; return whether a live value was there."""
+        tail = await self._tail(key)
+        while True:
+            last = await self._last(tail)
+            if last is None or is_dead(last[1]):
+                return False
+            try:
+                await self._mark_deleted(tail, sequence_of(last[1]))
+            except WrongRevisionError:
+                continue  # written meanwhile: that value is the one to delete
+            return True
+
+    async def _mark_deleted(self, tail: str, revision: int) -> None:
+        marker = b"KV-Operation: DEL\r\n"
+        try:
+            await self._swap(tail, b"", marker, revision, make_room=False)
+        except QuotaExceeded:
+            pass
+        else:
+            return
+        if await self._room.purge_before(tail, revision):
+            try:
+                await self._swap(tail, b"", marker, revision, make_room=False)
+            except QuotaExceeded:
+                pass
+            else:
+                return
+        # No marker fits: the value itself makes the room. What is written meanwhile stays.
+        self._listing.forget()
+        await self._room.purge_before(tail, revision + 1)
+        try:
+            await self._swap(tail, b"", marker, 0)
+        except (WrongRevisionError, QuotaExceeded):
+            return  # it is gone; full to the brim, the bucket cannot even say so to watchers
+
+    async def _tail(self, key: str) -> str:
+        if self._closed:
+            self._check_open()
+        tail = encode_key(key)
+        if EDGE_DOT in tail and not self._edge_dots_noted:
+            await self._note_edge_dots()
+        return tail
+
+    async def _note_edge_dots(self) -> None:
+        """Tell every lister that `room.` is more than what stands below `room.>`; once per bucket."""
+        if await self._last(EDGE_DOTS) is None:
+            await self._write(EDGE_DOTS, b'"Some keys here have doubled or outer dots."', None)
+        self._edge_dots_noted = True
+        self._listing.found_edge_dots()
+
+    async def _write(self, tail: str, data: bytes, block: bytes | None, *, make_room: bool = True) -> int:
+        turn = self._room.turn
+        try:
+            return revision_of(await self.api.send(self._prefix + tail, data, block, self._reach))
+        except QuotaExceeded:
+            if not make_room or not await self._room.make(turn):
+                raise
+        return revision_of(await self.api.send(self._prefix + tail, data, block, self._reach))
+
+    async def _swap(
+        self, tail: str, data: bytes, lines: bytes, expected: int, *, make_room: bool = True
+    ) -> int:
+        """Write if the key's last message has the revision `expected`, 0 for none.
+
+        Raises:
+            WrongRevisionError: It has another.
+        """
+        self._tokens += 1
+        token = f"{self._token}-{self._tokens}".encode()
+        block = block_of(
+            b"%bNats-Expected-Last-Subject-Sequence: %d\r\n%b: %b\r\n"
+            % (lines, expected, TOKEN.encode(), token)
+        )
+        for last_try in (False, False, True):
+            try:
+                return await self._write(tail, data, block, make_room=make_room)
+            except Interrupted:
+                if last_try:
+                    raise
+                written = await self._find_own(tail, token, expected)
+                if written is not None:
+                    return written
+        raise AssertionError("unreachable")
+
+    async def _find_own(self, tail: str, token: bytes, expected: int) -> int | None:
+        """Look whether a write whose answer was lost is there; None: it is not, and may be sent again.
+
+        Raises:
+            WrongRevisionError: Someone else has written the key.
+            Interrupted: It cannot be told any more.
+        """
+        found: list[tuple[int, bytes]] = []
+
+        def take(_: str, __: bytes, block: bytes) -> None:
+            found.append((sequence_of(block), block))
+
+        await messages_of(self.api, tail, take)
+        for revision, block in found:
+            if field(block, TOKEN.encode()) == token:
+                return revision
+        if (found[-1][0] if found else 0) == expected:
+            return None
+        if len(found) >= self._limits.history or any(field(block, b"Nats-Rollup") for _, block in found):
+            raise Interrupted(
+                "The connection broke before the answer came, and others have written the key since;"
+                " it may have been written."
+            )
+        raise WrongRevisionError
+
+    # ── Many keys ────────────────────────────────────────────────────────────────────────────────
+
+    async def get_many(self, keys: Sequence[str]) -> Mapping[str, Stored]:
+        """Return the live ones of `keys`."""
+        self._check_open()
+        tails = {encode_key(key): key for key in keys}
+        found: dict[str, Stored] = {}
+
+        def take(tail: str, data: bytes, block: bytes) -> None:
+            if not is_dead(block):
+                key = tails[tail]
+                found[key] = stored_of(key, data, block)
+
+        await last_of(self.api, list(tails), take)
+        return found
+
+    async def put_many(self, items: Sequence[tuple[str, bytes]], ttl: int | None) -> Mapping[str, int]:
+        """Write all or none."""
+        if len(items) == 1:
+            key, data = items[0]
+            return {key: await self.put(key, data, ttl)}
+        tails = [(await self._tail(key), data) for key, data in items]
+        turn = self._room.turn
+        try:
+            first = await self._put_batch(tails, ttl)
+        except QuotaExceeded:
+            if not await self._room.make(turn):
+                raise
+            first = await self._put_batch(tails, ttl)
+        return {key: first + number for number, (key, _) in enumerate(items)}
+
+    async def _put_batch(self, tails: Sequence[tuple[str, bytes]], ttl: int | None) -> int:
+        try:
+            return await self._batches.write(tails, ttl)
+        except NoResponders:
+            await self._reach()
+            return await self._batches.write(tails, ttl)
+
+    async def keys(self, prefix: str, limit: int, after: str | None) -> list[str]:
+        """Return live keys."""
+        self._check_open()
+        return await self._listing.keys(prefix, limit, after)
+
+    async def items(self, prefix: str) -> AsyncIterator[Stored]:
+        """Yield live values, sorted by key; each as it is when its turn comes."""
+        after: str | None = None
+        while True:
+            keys = await self.keys(prefix, _PART, after)
+            found = await self.get_many(keys) if keys else {}
+            for key in keys:
+                if (stored := found.get(key)) is not None:
+                    yield stored
+            if len(keys) < _PART:
+                return
+            after = keys[-1]
+
+    async def delete_many(self, keys: Sequence[str]) -> int:
+        """Delete; return how many were live."""
+        found = await self.get_many(keys)
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def delete(stored: Stored) -> bool:
+            async with turns:
+                try:
+                    await self._mark_deleted(encode_key(stored.key), stored.revision)
+                except WrongRevisionError:
+                    return await self.delete(stored.key)
+                return True
+
+        return sum(await asyncio.gather(*(delete(stored) for stored in found.values())))
+
+    # ── What happened, what happens ──────────────────────────────────────────────────────────────
+
+    async def history(self, key: str) -> list[Record]:
+        """Return what is kept of a key, newest last."""
+        self._check_open()
+        found: list[Record] = []
+
+        def take(_: str, data: bytes, block: bytes) -> None:
+            found.append(record_of_reply(key, data, block))
+
+        await messages_of(self.api, encode_key(key), take)
+        return found
+
+    def watch(self, prefix: str, *, current: bool) -> JetStreamFeed:
+        """Tell changes."""
+        self._check_open()
+        tokens, certain = filter_tokens(prefix)
+        if not certain:
+            # Keys with doubled dots may come at any time: they stand beside these tokens.
+            tokens = tokens.rpartition(".")[0]
+        feed = JetStreamFeed(
+            self,
+            prefix,
+            f"{tokens}.>" if tokens else ">",
+            current=current,
+            buffer=self._watch_buffer,
+            ended=self._feeds.discard,
+        )
+        self._feeds.add(feed)
+        return feed
+
+
+def _missing(block: bytes | None) -> bool:
+    if block is None or not block.startswith(b"NATS/1.0 "):
+        return False
+    if block.startswith(b"NATS/1.0 404"):
+        return True
+    raise InternalError(f"JetStream refuses the read: {block[9:60].decode('ascii', 'replace').strip()}.")
+
+
+def _mismatch(key: str, revision: int) -> RevisionMismatch:
+    return RevisionMismatch(
+        f"{key!r} is not live at the revision {revision} any more.", hint="Read the entry again."
+    )

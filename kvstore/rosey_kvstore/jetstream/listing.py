@@ -1,0 +1,239 @@
+"""Which keys are live: read once, then kept up with by what has changed since.
+
+A stream tells its subjects fast, but counts deleted keys among them. So the first list of a prefix reads
+the headers of each key's last message; later ones ask what came since, in one request, and nothing at all
+when nothing did. What is kept is never trusted blindly: the stream's own figures say whether it holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections import OrderedDict
+from typing import Any, Final
+
+from attrs import define, field
+
+from rosey_kvstore.errors import StorageTimeout, Unavailable
+from rosey_kvstore.jetstream.api import Api
+from rosey_kvstore.jetstream.messages import field as header
+from rosey_kvstore.jetstream.messages import is_dead, sequence_of
+from rosey_kvstore.jetstream.push import Place, PushConsumer
+from rosey_kvstore.jetstream.reading import messages_of
+from rosey_kvstore.keys import decode_key, filter_tokens
+
+__all__ = ["EDGE_DOTS", "Listing"]
+
+# Stands in a bucket that holds keys with doubled or outer dots: `room.` then also begins `room=2E…`,
+# which no filter of the server finds below `room.>`. No key of a plugin is written so, and lists skip it.
+EDGE_DOTS: Final = "=dots"
+
+_VIEWS: Final = 16
+_LONGEST_TAIL: Final = 5000
+# An operator may remove a single message of a stream by hand, which nothing tells; after this many
+# seconds everything is read anew.
+_MAX_AGE: Final = 60.0
+
+
+@define
+class _View:
+    """What is known below one filter, up to the sequence `upto`."""
+
+    subjects: set[str]
+    dead: set[str]
+    upto: int
+    state: tuple[Any, ...]
+    read_at: float
+    passing: bool = False  # a delete marker has a TTL of its own: what it hides comes back by itself
+    keys: list[str] | None = None
+    lock: asyncio.Lock = field(factory=asyncio.Lock)
+
+    def apply(self, tail: str, block: bytes | None) -> None:
+        """Take one message into account."""
+        self.keys = None
+        self.subjects.add(tail)
+        if is_dead(block):
+            self.dead.add(tail)
+            if block and header(block, b"KV-Operation") and header(block, b"Nats-TTL"):
+                self.passing = True
+        else:
+            self.dead.discard(tail)
+
+    def sorted_keys(self) -> list[str]:
+        """Return the live keys as text, in the order of their code points."""
+        if self.keys is None:
+            live = self.subjects - self.dead if self.dead else self.subjects
+            self.keys = _decoded(live)
+        return self.keys
+
+
+class Listing:
+    """The live keys of one bucket."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._views: OrderedDict[str, _View] = OrderedDict()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._edge_dots = False
+
+    async def keys(self, prefix: str, limit: int, after: str | None) -> list[str]:
+        """Return up to `limit` live keys that begin with `prefix` and sort after `after`."""
+        keys = await self._sorted(await self._filter(prefix))
+        start = 0 if after is None else bisect.bisect_right(keys, after)
+        if not prefix:
+            return keys[start : start + limit]
+        start = max(start, bisect.bisect_left(keys, prefix))
+        stop = bisect.bisect_left(keys, True, lo=start, key=lambda key: not key.startswith(prefix))
+        return keys[start : min(stop, start + limit)]
+
+    async def dead(self) -> list[str]:
+        """Return the encoded keys whose last message is a delete marker."""
+        await self._sorted(">")
+        return sorted(self._views[">"].dead)
+
+    def forget(self) -> None:
+        """Read everything anew: what was removed leaves no message."""
+        self._views.clear()
+
+    def found_edge_dots(self) -> None:
+        """Note that the bucket holds such keys."""
+        self._edge_dots = True
+
+    async def _filter(self, prefix: str) -> str:
+        tokens, certain = filter_tokens(prefix)
+        if not certain and (self._edge_dots or await self._has_edge_dots()):
+            tokens = tokens.rpartition(".")[0]
+        return f"{tokens}.>" if tokens else ">"
+
+    async def _has_edge_dots(self) -> bool:
+        reply = await self._api.send(f"{self._api.direct}.{self._api.prefix}{EDGE_DOTS}", b"", None)
+        self._edge_dots = reply.status is None and not is_dead(reply.block)
+        return self._edge_dots
+
+    async def _sorted(self, tail: str) -> list[str]:
+        lock = self._locks.setdefault(tail, asyncio.Lock())
+        async with lock:
+            view = await self._view(tail)
+            self._views[tail] = view
+            self._views.move_to_end(tail)
+            while len(self._views) > _VIEWS:
+                oldest, _ = self._views.popitem(last=False)
+                self._locks.pop(oldest, None)
+            return view.sorted_keys()
+
+    async def _view(self, tail: str) -> _View:
+        info = await self._api.info()
+        state, now = _figures(info), asyncio.get_running_loop().time()
+        last = int(info["state"]["last_seq"])
+        view = self._views.get(tail)
+        if view is not None and view.state == state and now - view.read_at < _MAX_AGE:
+            return view
+        if (
+            view is None
+            or view.passing
+            or now - view.read_at >= _MAX_AGE
+            or view.state[0] != state[0]
+            or not 0 <= last - view.upto <= _LONGEST_TAIL
+        ):
+            return await self._read(tail, state, last)
+        await self._catch_up(view, tail, last)
+        if tail != ">" or len(view.subjects) != info["state"].get("num_subjects"):
+            # Something went without a message: expiry markers do after a second, purged keys at once.
+            view.subjects = await self._subjects(tail)
+            view.dead &= view.subjects
+            view.keys = None
+        view.state = state
+        return view
+
+    async def _catch_up(self, view: _View, tail: str, last: int) -> None:
+        def take(found: str, _: bytes, block: bytes) -> None:
+            view.apply(found, block)
+            view.upto = max(view.upto, sequence_of(block))
+
+        if last > view.upto:
+            await messages_of(self._api, tail, take, start=view.upto + 1)
+            view.upto = max(view.upto, last)
+
+    async def _subjects(self, tail: str) -> set[str]:
+        """Return every subject below a filter, deleted keys included."""
+        skip, found, offset = len(self._api.prefix), set[str](), 0
+        while True:
+            body = {"subjects_filter": self._api.prefix + tail, "offset": offset}
+            info = await self._api.info(body)
+            subjects = info["state"].get("subjects") or {}
+            found.update([subject[skip:] for subject in subjects])
+            offset += len(subjects)
+            if not subjects or offset >= int(info.get("total") or 0):
+                return found
+
+    async def _read(self, tail: str, state: tuple[Any, ...], last: int) -> _View:
+        """Read the headers of each key's last message."""
+        view = _View(
+            subjects=set(), dead=set(), upto=last, state=state, read_at=asyncio.get_running_loop().time()
+        )
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        got = 0
+
+        def receive(found: str, _: bytes, block: bytes | None, place: Place) -> None:
+            nonlocal got
+            revision, got, waiting, _when = place
+            # The server says the size of what it leaves out in a header: each message has a block here.
+            view.apply(found, block)
+            if (waiting == 0 or revision > last) and not done.done():
+                done.set_result(None)
+
+        def denied(error: Exception) -> None:
+            if not done.done():
+                done.set_exception(error)
+
+        consumer = PushConsumer(self._api, receive, lambda _: None, denied)
+        forget = self._api.connection.on_lost(
+            lambda: denied(Unavailable("The connection broke while keys were listed."))
+        )
+        try:
+            made = await consumer.open([tail], deliver_policy="last_per_subject", headers_only=True)
+            if int(made["num_pending"]) + int(made["delivered"]["consumer_seq"]) > 0:
+                await self._arrival(done, lambda: got)
+        finally:
+            forget()
+            if not done.cancel() and not done.cancelled():
+                done.exception()  # looked at, where opening failed before it was awaited
+            await consumer.close()
+        return view
+
+    async def _arrival(self, done: asyncio.Future[None], got: Any) -> None:
+        """Wait for the last one, as long as more keep coming."""
+        before = -1
+        while True:
+            await asyncio.wait((done,), timeout=self._api.timeout)
+            if done.done():
+                return done.result()
+            if got() == before:
+                raise StorageTimeout("The list of keys did not end in time; nothing was changed.")
+            before = got()
+
+
+def _figures(info: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what cannot stay the same when a message came or went."""
+    state = info["state"]
+    return (
+        info["created"],
+        state["last_seq"],
+        state["messages"],
+        state["bytes"],
+        state["first_seq"],
+        state.get("num_subjects"),
+    )
+
+
+def _decoded(tails: set[str]) -> list[str]:
+    joined = "\n".join(tails)
+    # One pass over all is faster than one per key, and nearly always enough.
+    if "=" not in joined and joined.isascii() and not joined.translate(_ORDINARY):
+        return sorted(tails)
+    return sorted(key for tail in tails if (key := decode_key(tail)) is not None)
+
+
+_ORDINARY: Final = {
+    ord(char): None for char in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_/-.\n"
+}

@@ -1,0 +1,65 @@
+"""Many messages in one request: batched direct get, by subject or by key, without a consumer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+from rosey_kvstore.connection.headers import status_of
+from rosey_kvstore.errors import InternalError
+from rosey_kvstore.jetstream.api import Api
+from rosey_kvstore.jetstream.messages import field, sequence_of
+
+__all__ = ["last_of", "messages_of"]
+
+# The server answers for at most 1,024 subjects; a part is well below what a message may hold.
+_PART: Final = 500
+
+Take = Callable[[str, bytes, bytes], None]
+
+
+async def last_of(api: Api, tails: Sequence[str], take: Take) -> None:
+    """Give the last message of each of `tails` (encoded keys) to `take(tail, data, block)`."""
+    for part in _parts(tails):
+        await _all(api, {"multi_last": [api.prefix + tail for tail in part]}, take)
+
+
+async def messages_of(api: Api, subject_tail: str, take: Take, *, start: int = 1, most: int = 1000) -> None:
+    """Give the messages of a subject or wildcard, from sequence `start`, in order; `most` at a time."""
+    await _all(api, {"next_by_subj": api.prefix + subject_tail, "seq": start, "batch": most}, take)
+
+
+def _parts(tails: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(tails), _PART):
+        yield tails[start : start + _PART]
+
+
+async def _all(api: Api, body: dict[str, Any], take: Take) -> None:
+    """Ask until nothing is pending; the server ends a batch early when it gets large."""
+    skip = len(api.prefix)
+    last = int(body.get("seq", 1)) - 1
+    end = b""
+
+    def receive(data: bytes, block: bytes | None) -> bool:
+        nonlocal last, end
+        if block is None or status_of(block) is not None:
+            end = block or b""
+            return True
+        last = sequence_of(block)
+        take((field(block, b"Nats-Subject") or b"").decode()[skip:], data, block)
+        return False
+
+    while True:
+        before = last
+        await api.connection.request_many(api.direct, json.dumps(body).encode(), receive, api.timeout)
+        status = status_of(end)
+        if status == "404":
+            return
+        if status != "204":
+            raise InternalError(f"JetStream refuses a batched read: {end[9:60].decode('ascii', 'replace')}.")
+        if int(field(end, b"Nats-Num-Pending") or 0) == 0 or last == before:
+            return
+        body["seq"] = last + 1
+        if "multi_last" in body and (up_to := field(end, b"Nats-UpTo-Sequence")):
+            body["up_to_seq"] = int(up_to)
