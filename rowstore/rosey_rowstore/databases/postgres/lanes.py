@@ -104,6 +104,7 @@ class _Queue:
     def __init__(self) -> None:
         self.jobs: deque[_Job] = deque()
         self.lanes: list[_Lane] = []
+        self.woken = 0
         self._sweeper: asyncio.TimerHandle | None = None
 
     def add(self, job: _Job) -> None:
@@ -131,7 +132,9 @@ class _Queue:
         """Remove the next batch: one that needs a transaction of its own, or up to `BATCH` others."""
         batch: list[_Job] = []
         ids: set[str] = set()
-        while self.jobs and len(batch) < BATCH:
+        # Lanes that woke in the same turn share what waits, so that a slow request holds up its half only.
+        most = min(BATCH, -(-len(self.jobs) // max(1, self.woken)))
+        while self.jobs and len(batch) < most:
             work = self.jobs[0].work
             if work.plan.atomic:
                 return batch or [self.jobs.popleft()]
@@ -160,6 +163,7 @@ class _Lane:
     def wake(self) -> None:
         """Take up work at the next turn of the loop, so that all that arrives in this one goes together."""
         self.busy = True
+        self.queue.woken += 1
         self._task = asyncio.get_running_loop().create_task(self._drain())
 
     def forget_statements(self) -> None:
@@ -182,8 +186,10 @@ class _Lane:
             await self._connections.close(self, link)
 
     async def _drain(self) -> None:
+        batch = self.queue.take()
+        self.queue.woken -= 1
         try:
-            while batch := self.queue.take():
+            while batch:
                 try:
                     await self._run(batch)
                 except BaseException as error:  # a lane never dies of one batch
@@ -194,6 +200,7 @@ class _Lane:
                         raise
                 if self._replies_stored:
                     await self._clean_replies()
+                batch = self.queue.take()
         finally:
             self.busy = False
             if self.queue.jobs:
