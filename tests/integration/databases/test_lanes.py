@@ -6,12 +6,12 @@ import asyncio
 import time
 
 import pytest
+
+from integration.databases.world import COUNT, World, insert, work
 from rosey_rowstore.databases.base import StaleSchemaError
 from rosey_rowstore.databases.postgres.connections import Connections
 from rosey_rowstore.databases.postgres.lanes import PluginLanes
 from rosey_rowstore.protocol import Fault
-
-from .conftest import COUNT, World, insert, work
 
 SLOW_WRITE = "INSERT INTO t (n) SELECT 1 FROM pg_sleep(30)"
 
@@ -141,7 +141,8 @@ async def test_idle_connection_lost(world: World) -> None:
     """A connection that ended while idle costs no request an error."""
     await settle(world.lanes.submit(insert(1)), world.lanes.submit(work(COUNT)))
     await world.rows(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'plugin%' AND state = 'idle'"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        f" WHERE usename = 'plugin_{world.plugin}' AND state = 'idle'"
     )
     await asyncio.sleep(0.2)
     assert await world.lanes.submit(insert(2))
@@ -221,7 +222,7 @@ async def _kill_when(world: World, query: str) -> None:
     for _ in range(200):
         killed = await world.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            f" WHERE usename LIKE 'plugin%' AND state = 'active' AND query = '{query}'"
+            f" WHERE usename = 'plugin_{world.plugin}' AND state = 'active' AND query = '{query}'"
         )
         if killed:
             return

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from rosey_rowstore.protocol import Fault
 
-from .conftest import World, insert, work
+from integration.databases.world import World, insert, work
+from rosey_rowstore.protocol import Fault
 
 
 async def test_same_id_gives_the_stored_reply(world: World) -> None:
