@@ -145,7 +145,6 @@ class KV:
             expires=stored.expires,
         )
 
-    @_named("kv.set")
     async def set(self, key: str, value: Any, *, ttl: _Ttl = None) -> int:
         """Store a value, whatever was there before, and return its revision.
 
@@ -161,8 +160,15 @@ class KV:
             ValueTooLarge: The JSON passes the plugin's value size.
             QuotaExceeded: The bucket is full; deleting keys makes room.
         """
-        encode_key(key)
-        return await self._backend.put(key, self._dumped(value), whole_seconds(ttl))
+        try:
+            if not self._opened:
+                await self._open()
+            encode_key(key)
+            seconds = None if ttl is None else whole_seconds(ttl)
+            return await self._backend.put(key, self._dumped(value), seconds)
+        except StorageError as error:
+            self._tell(error, "kv.set")
+            raise
 
     @_named("kv.create")
     async def create(self, key: str, value: Any, *, ttl: _Ttl = None) -> int:

@@ -27,7 +27,17 @@ def _refuse_constant(name: str) -> Never:
     raise ValueError(f"{name} is no JSON value")
 
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+def _encoder() -> Callable[[Any], str]:
+    plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return plain.encode
+    # encode() builds this anew at each call, which takes longer than the encoding of a small value.
+    made = make(None, plain.default, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+    return lambda value: "".join(made(value, 0))
+
+
+_encode = _encoder()
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
@@ -99,7 +109,7 @@ def dump_value(value: Any) -> bytes:
             no text; `path` says where.
         OutOfRange: A number has too many digits.
     """
-    if type(value) not in _SCALARS and _holds_foreign(value, "value", 0):
+    if type(value) not in _SCALARS and not _is_flat(value) and _holds_foreign(value, "value", 0):
         value = _unstructured(value)
     try:
         return _encode(value).encode("utf-8")
@@ -111,6 +121,16 @@ def dump_value(value: Any) -> bytes:
         raise TypeMismatch("NaN and Infinity are no JSON values.", path="value") from error
     except TypeError as error:
         raise TypeMismatch(f"The value cannot be stored as JSON: {error}.", path="value") from error
+
+
+def _is_flat(value: Any) -> bool:
+    """Say whether it is an object of scalars, as most values are."""
+    if type(value) is not dict:
+        return False
+    for key, member in value.items():  # noqa: SIM110 - all() takes twice as long, and this runs at each set
+        if type(key) is not str or type(member) not in _SCALARS:
+            return False
+    return True
 
 
 def _holds_foreign(value: Any, path: str, depth: int) -> bool:

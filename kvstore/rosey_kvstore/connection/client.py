@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import re
 from collections.abc import Callable
@@ -25,9 +26,9 @@ from rosey_kvstore.connection.credentials import UnusableCredentialsError
 from rosey_kvstore.connection.errors import Interrupted, NoResponders
 from rosey_kvstore.connection.headers import parse_headers, status_of
 from rosey_kvstore.connection.wire import FastParser
-from rosey_kvstore.errors import PermissionDenied, StorageError
+from rosey_kvstore.errors import PermissionDenied, StorageError, StorageTimeout
 
-__all__ = ["FastClient", "Message", "Observer", "Reply"]
+__all__ = ["FastClient", "Message", "Observer", "Reply", "timed_out"]
 
 FIRST_WAIT = 0.05
 LONGEST_WAIT = 0.5
@@ -111,7 +112,9 @@ class FastClient(Client):
     def __init__(self, observer: Observer) -> None:
         super().__init__()
         self.observer = observer
-        self.waiting: dict[bytes, tuple[asyncio.Future[Reply], str]] = {}
+        self.waiting: dict[bytes, tuple[asyncio.Future[Reply], str, float, float]] = {}
+        self._sweep_at = math.inf
+        self._sweeper: asyncio.TimerHandle | None = None
         self.inbox = b""
         self._count = 0
         self._inbox_sid = 0
@@ -134,15 +137,39 @@ class FastClient(Client):
         self._inbox_sid = sub.sid
 
     def send_request(
-        self, subject: str, header: bytes | None, payload: bytes
+        self, subject: str, header: bytes | None, payload: bytes, timeout: float
     ) -> tuple[bytes, asyncio.Future[Reply]]:
         """Send, and return the token of the request and the future of its answer."""
         self._count += 1
         token = b"%x" % self._count
         future: asyncio.Future[Reply] = self._loop.create_future()
-        self.waiting[token] = (future, subject)
+        deadline = self._loop.time() + timeout
+        self.waiting[token] = (future, subject, deadline, timeout)
+        if deadline < self._sweep_at:
+            self._sweep_later(deadline)
         self.send(_publish(subject, self.inbox + token, header, payload))
         return token, future
+
+    def _sweep_later(self, when: float) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweep_at = when
+        self._sweeper = self._loop.call_at(when, self._sweep)
+
+    def _sweep(self) -> None:
+        """End what has waited for too long: one timer for all requests, since nearly all end before."""
+        now, earliest = self._loop.time(), math.inf
+        self._sweeper = None
+        for token, (future, subject, deadline, timeout) in list(self.waiting.items()):
+            if deadline > now:
+                earliest = min(earliest, deadline)
+                continue
+            del self.waiting[token]
+            if not future.done():
+                future.set_exception(timed_out(subject, timeout))
+        self._sweep_at = math.inf
+        if earliest < math.inf:
+            self._sweep_later(earliest)
 
     def collect(
         self, subject: str, payload: bytes, receive: Callable[[bytes, bytes | None], bool]
@@ -222,14 +249,11 @@ class FastClient(Client):
             self._subs.pop(sub.sid, None)
             self.send(command.unsub_cmd(sub.sid, 0))
 
-    def _take(self, sid: int, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> bool:
+    def _take(self, sid: int, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
         if sid == self._inbox_sid:
             self._resolve(subject, data, block)
-        elif (sub := self._direct.get(sid)) is not None:
+        elif (sub := self._direct.get(sid)) is not None:  # else it was unsubscribed a moment ago
             sub.receive(subject, reply, data, block)
-        else:
-            return False
-        return True
 
     def _resolve(self, subject: bytes, data: bytes, block: bytes | None) -> None:
         token = subject[len(self.inbox) :]
@@ -238,12 +262,13 @@ class FastClient(Client):
             if (collect := self._collecting.get(token)) is not None:
                 collect(data, block)
             return
-        if waiting[0].done():
+        future = waiting[0]
+        if future.done():
             return  # the caller has left
         if block is not None and block.startswith(_NO_RESPONDERS):
-            waiting[0].set_exception(NoResponders(f"Nobody answers on {waiting[1]}."))
+            future.set_exception(NoResponders(f"Nobody answers on {waiting[1]}."))
         else:
-            waiting[0].set_result(Reply(data, block))
+            future.set_result(Reply(data, block))
 
     def _no_receiver(self, *_: bytes | None) -> None:
         """Stand where a receiver stands; the inbox is resolved before it is looked at."""
@@ -252,8 +277,11 @@ class FastClient(Client):
 
     def fail_waiting(self, make: Callable[[str], StorageError]) -> None:
         """End every request in flight with the error that `make` gives for its subject."""
-        waiting = [*self.waiting.values(), *self._collecting_futures.values()]
+        waiting = [found[:2] for found in self.waiting.values()] + list(self._collecting_futures.values())
         self.waiting.clear()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper, self._sweep_at = None, math.inf
         for future, subject in waiting:
             if not future.done():
                 future.set_exception(make(subject))
@@ -303,7 +331,8 @@ class FastClient(Client):
                 if sub.subject.lower() == subject:
                     sub.denied(_denied_error(f"It may not subscribe to {sub.subject}."))
             return
-        for future, asked in (*self.waiting.values(), *self._collecting_futures.values()):
+        waiting = [found[:2] for found in self.waiting.values()] + list(self._collecting_futures.values())
+        for future, asked in waiting:
             if asked.lower() == subject and not future.done():
                 future.set_exception(_denied_error(f"It may not send to {asked}."))
         self.observer.failed(nats_errors.Error(f"nats: {text}"))
@@ -351,6 +380,14 @@ class FastClient(Client):
             raise nats_errors.Error("nats: tls:// was asked for and the server offers no TLS")
         sent: bytes = super()._connect_command()
         return sent
+
+
+def timed_out(subject: str, timeout: float) -> StorageTimeout:
+    """Return the error of a request that got no answer."""
+    return StorageTimeout(
+        f"No answer on {subject} within {timeout:g} s; what it asked may have been done.",
+        hint="A server that is overloaded or far away needs a longer timeout.",
+    )
 
 
 def _denied_error(message: str) -> PermissionDenied:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from nats import errors as nats_errors
 
-from rosey_kvstore.connection.client import FastClient, Message, Reply
+from rosey_kvstore.connection.client import FastClient, Message, Reply, timed_out
 from rosey_kvstore.connection.credentials import CredentialsFile, UnusableCredentialsError
 from rosey_kvstore.connection.headers import encode_headers
 from rosey_kvstore.errors import (
@@ -20,7 +20,6 @@ from rosey_kvstore.errors import (
     PermissionDenied,
     RequestTooLarge,
     StorageError,
-    StorageTimeout,
     Unavailable,
 )
 
@@ -32,6 +31,7 @@ GRACE = 1.0
 _CLOSING = 2.0
 _PING_INTERVAL = 10
 
+_CONNECTED = FastClient.CONNECTED
 _NO_SUBJECT = re.compile(r"[\x00-\x20\x7f]|^$")
 
 
@@ -59,6 +59,7 @@ class Connection:
         self._ready = asyncio.Event()
         self._lost_at = 0.0
         self._closing = False
+        self._blocked = False  # closing or refused: no request is sent
         self._last_error: str | None = None
         self._refusal: str | None = None
         self._refused_early: asyncio.Future[str] = self._loop.create_future()
@@ -102,7 +103,7 @@ class Connection:
             )
             if connecting.done():
                 connecting.result()
-                self._refusal = None
+                self._refusal, self._blocked = None, False
                 self._client.start()
                 self._ready.set()
                 return
@@ -164,21 +165,24 @@ class Connection:
             RequestTooLarge: Payload and headers pass what the server takes.
             InvalidRequest: The subject or a header cannot be sent.
         """
-        return await self.request_raw(subject, payload, encode_headers(headers) if headers else None, timeout)
+        block = encode_headers(headers) if headers else None
+        self._check(subject, payload, block)
+        return await self.request_raw(subject, payload, block, timeout)
 
     async def request_raw(self, subject: str, payload: bytes, block: bytes | None, timeout: float) -> Reply:
-        """Do what `request` does, with the header block encoded by the caller."""
+        """Do what `request` does, for a subject that is known to be one and an encoded header block."""
         client = self._client
-        self._check(subject, payload, block)
-        if not client.is_connected or self._refusal is not None or self._closing:
+        size = len(payload) if block is None else len(payload) + len(block)
+        if size > client._max_payload:  # noqa: SLF001 - of our own subclass; properties cost here
+            self._check(subject, payload, block)
+        if self._blocked or client._status != _CONNECTED:  # noqa: SLF001 - as above
             timeout = await self._wait_until_connected(timeout)
-        token, future = client.send_request(subject, block, payload)
-        timer = self._loop.call_later(timeout, _time_out, future, subject, timeout)
+        token, future = client.send_request(subject, block, payload, timeout)
         try:
             return await future
-        finally:
-            timer.cancel()
+        except BaseException:
             client.waiting.pop(token, None)
+            raise
 
     async def request_many(
         self, subject: str, payload: bytes, receive: Callable[[bytes, bytes | None], bool], timeout: float
@@ -190,7 +194,7 @@ class Connection:
         """
         client = self._client
         self._check(subject, payload, None)
-        if not client.is_connected or self._refusal is not None or self._closing:
+        if self._blocked or not client.is_connected:
             timeout = await self._wait_until_connected(timeout)
         token, future = client.collect(subject, payload, receive)
         timer = self._loop.call_later(timeout, _time_out, future, subject, timeout)
@@ -277,13 +281,22 @@ class Connection:
         Raises:
             Unavailable: The connection is closed.
         """
-        if self._closing:
-            raise Unavailable("The connection is closed.")
 
         def deliver(subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
             receive(Message(subject, reply, data, block))
 
-        sub = self._client.subscribe_direct(subject, deliver, denied or (lambda _: None))
+        return self.subscribe_raw(subject, deliver, denied)
+
+    def subscribe_raw(
+        self,
+        subject: str,
+        receive: Callable[[bytes, bytes, bytes, bytes | None], None],
+        denied: Callable[[StorageError], None] | None = None,
+    ) -> Subscription:
+        """Do what `subscribe` does; `receive` takes subject, reply subject, data and header block."""
+        if self._closing:
+            raise Unavailable("The connection is closed.")
+        sub = self._client.subscribe_direct(subject, receive, denied or (lambda _: None))
         return Subscription(lambda: self._client.unsubscribe_direct(sub))
 
     def on_lost(self, hook: Callable[[], None]) -> Callable[[], None]:
@@ -315,15 +328,15 @@ class Connection:
 
     async def drain(self, timeout: float) -> None:
         """Refuse new requests, wait up to `timeout` seconds for those in flight, then close."""
-        self._closing = True
-        waiting = [future for future, _ in self._client.waiting.values()]
+        self._closing = self._blocked = True
+        waiting = [found[0] for found in self._client.waiting.values()]
         if waiting:
             await asyncio.wait(waiting, timeout=timeout)
         await self.close()
 
     async def close(self) -> None:
         """End the connection; what is in flight ends with `Unavailable`. Closing twice is no error."""
-        self._closing = True
+        self._closing = self._blocked = True
         client = self._client
         client.fail_waiting(
             lambda subject: Unavailable(
@@ -346,14 +359,14 @@ class Connection:
 
     def connected(self) -> None:
         """Note that the connection stands again."""
-        self._refusal = None
+        self._refusal, self._blocked = None, self._closing
         self._ready.set()
         for hook in list(self._reconnected_hooks):
             hook()
 
     def refused(self, reason: str) -> None:
         """Note that the server takes no such credentials."""
-        self._refusal = reason
+        self._refusal, self._blocked = reason, True
         self._last_error = reason
         self._ready.set()  # who waits for the connection learns it now
         self._ready.clear()
@@ -387,12 +400,7 @@ def _credential_options(path: Path) -> dict[str, Callable[..., bytes]]:
 
 def _time_out(future: asyncio.Future[Reply], subject: str, timeout: float) -> None:
     if not future.done():
-        future.set_exception(
-            StorageTimeout(
-                f"No answer on {subject} within {timeout:g} s; what it asked may have been done.",
-                hint="A server that is overloaded or far away needs a longer timeout.",
-            )
-        )
+        future.set_exception(timed_out(subject, timeout))
 
 
 def _discard(hooks: list[Callable[[], None]], hook: Callable[[], None]) -> None:

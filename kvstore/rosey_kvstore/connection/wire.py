@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FastParser", "Take"]
 
-# sid, subject, reply, payload, header block; True when it was taken.
-Take = Callable[[int, bytes, bytes, bytes, bytes | None], bool]
+# sid, subject, reply, payload, header block.
+Take = Callable[[int, bytes, bytes, bytes, bytes | None], None]
 
 _LONGEST_LINE = 1 << 20  # an INFO of a large cluster has some kilobytes
 
@@ -68,39 +68,26 @@ class FastParser(Parser):
                 return at
             kind = data[at]
             if kind == 72 or kind == 77:  # noqa: PLR1714 - HMSG, MSG; twice as fast as a tuple
-                stop = await self._message(data, at, end, kind == 72)
-                if stop == 0:
+                words = data[at:end].split()
+                try:
+                    total = int(words[-1])
+                    header = int(words[-2]) if kind == 72 else 0
+                    subject, sid = words[1], int(words[2])
+                    reply = words[3] if len(words) == (6 if kind == 72 else 5) else b""
+                except (ValueError, IndexError) as error:
+                    raise ProtocolError("nats: malformed MSG") from error
+                start = end + 2
+                stop = start + total
+                if stop + 2 > size:
+                    self._need = stop + 2 - at
                     return at
-                at = stop
+                at = stop + 2
+                body = start + header
+                self._take(sid, subject, reply, data[body:stop], data[start:body] if header else None)
             else:
                 await self._control(data[at:end])
                 at = end + 2
         return at
-
-    async def _message(self, data: bytes, at: int, end: int, with_headers: bool) -> int:
-        """Hand out one message and return where it ends, 0 when it is not whole."""
-        try:
-            if with_headers:
-                words = data[at + 5 : end].split()
-                total, header = int(words[-1]), int(words[-2])
-                reply = words[2] if len(words) == 5 else b""
-            else:
-                words = data[at + 4 : end].split()
-                total, header = int(words[-1]), 0
-                reply = words[2] if len(words) == 4 else b""
-            subject, sid = words[0], int(words[1])
-        except (ValueError, IndexError) as error:
-            raise ProtocolError("nats: malformed MSG") from error
-        start = end + 2
-        stop = start + total
-        if stop + 2 > len(data):
-            self._need = stop + 2 - at
-            return 0
-        block = data[start : start + header] if with_headers else None
-        payload = data[start + header : stop]
-        if not self._take(sid, subject, reply, payload, block):
-            await self.nc._process_msg(sid, subject, reply, payload, block)  # noqa: SLF001 - as nats-py
-        return stop + 2
 
     async def _control(self, line: bytes) -> None:
         word = line[:4].upper()

@@ -82,13 +82,10 @@ def revision_of(reply: Reply) -> int:
         StorageError: What JetStream's error means.
     """
     data = reply.data
-    if data.startswith(b'{"stream":'):
-        start = data.find(b'"seq":') + 6
-        end = start
-        while data[end : end + 1].isdigit():
-            end += 1
-        if start > 5 and end > start:
-            return int(data[start:end])
+    number = data[data.find(b'"seq":') + 6 : -1]
+    # Nearly every answer is {"stream":"KV_x","seq":5}.
+    if number.isdigit() and data.startswith(b'{"stream":'):
+        return int(number)
     return int(_answer(data)["seq"])
 
 

@@ -45,7 +45,7 @@ __all__ = ["JetStreamBackend"]
 
 _REMEMBERED: Final = 2048
 _AT_ONCE: Final = 128
-_PART: Final = 500
+_PART: Final = 1000
 
 
 class JetStreamBackend:
@@ -73,6 +73,8 @@ class JetStreamBackend:
         watch_buffer: int = 16_384,
     ) -> None:
         self.api = Api(connection, bucket, timeout)
+        self._connection = connection
+        self._timeout = timeout
         self._create = create
         self._description = description
         self._metadata = dict(metadata or {})
@@ -154,7 +156,11 @@ class JetStreamBackend:
         """Return the bytes of the live value."""
         if self._closed:
             self._check_open()
-        reply = await self.api.send(self._direct + encode_key(key), b"", None, self._reach)
+        subject = self._direct + encode_key(key)
+        try:
+            reply = await self._connection.request_raw(subject, b"", None, self._timeout)
+        except NoResponders:
+            reply = await self.api.send(subject, b"", None, self._reach)
         block = reply.block
         return None if _missing(block) or is_dead(block) else reply.data
 
@@ -183,9 +189,16 @@ class JetStreamBackend:
 
     async def put(self, key: str, data: bytes, ttl: int | None) -> int:
         """Write whatever was there before."""
-        tail = await self._tail(key)
+        tail = encode_key(key)
+        if self._closed or EDGE_DOT in tail:
+            tail = await self._tail(key)
         block = None if ttl is None else block_of(ttl_lines(ttl))
-        revision = await self._write(tail, data, block)
+        # The commonest write goes the shortest way.
+        try:
+            reply = await self._connection.request_raw(self._prefix + tail, data, block, self._timeout)
+            revision = revision_of(reply)
+        except (NoResponders, QuotaExceeded):
+            revision = await self._write(tail, data, block)
         self._remember(revision)
         return revision
 
@@ -386,16 +399,24 @@ class JetStreamBackend:
 
     async def items(self, prefix: str) -> AsyncIterator[Stored]:
         """Yield live values, sorted by key; each as it is when its turn comes."""
-        after: str | None = None
-        while True:
-            keys = await self.keys(prefix, _PART, after)
-            found = await self.get_many(keys) if keys else {}
-            for key in keys:
-                if (stored := found.get(key)) is not None:
-                    yield stored
-            if len(keys) < _PART:
-                return
-            after = keys[-1]
+        keys = await self.keys(prefix, _PART, None)
+        coming = self._fetch(keys)
+        try:
+            while keys:
+                found, read = await coming, keys
+                # The next part is on its way while the reader looks at this one.
+                keys = await self.keys(prefix, _PART, keys[-1]) if len(keys) == _PART else []
+                coming = self._fetch(keys)
+                await asyncio.sleep(0)
+                for key in read:
+                    if (stored := found.get(key)) is not None:
+                        yield stored
+        finally:
+            if not coming.cancel() and not coming.cancelled():
+                coming.exception()  # looked at: nobody reads on
+
+    def _fetch(self, keys: Sequence[str]) -> asyncio.Task[Mapping[str, Stored]]:
+        return asyncio.get_running_loop().create_task(self.get_many(keys))
 
     async def delete_many(self, keys: Sequence[str]) -> int:
         """Delete; return how many were live."""

@@ -172,13 +172,14 @@ class Listing:
             subjects=set(), dead=set(), upto=last, state=state, read_at=asyncio.get_running_loop().time()
         )
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        got = 0
+        got, subjects = 0, view.subjects
 
         def receive(found: str, _: bytes, block: bytes | None, place: Place) -> None:
             nonlocal got
             revision, got, waiting, _when = place
-            # The server says the size of what it leaves out in a header: each message has a block here.
-            view.apply(found, block)
+            subjects.add(found)
+            if is_dead(block):
+                view.apply(found, block)
             if (waiting == 0 or revision > last) and not done.done():
                 done.set_result(None)
 

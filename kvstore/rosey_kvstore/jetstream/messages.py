@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from functools import lru_cache
 from typing import Final
 
 from rosey_kvstore.backend import Operation, Record, Stored
 from rosey_kvstore.connection.headers import HEADER_LINE
+from rosey_kvstore.errors import InternalError
 from rosey_kvstore.ttl import parse_ttl_header
 
 __all__ = [
     "EXPIRES",
     "TOKEN",
+    "block_of",
     "field",
     "is_dead",
     "moment",
     "operation_of",
+    "place_of",
     "record_of_reply",
     "sequence_of",
     "stored_of",
@@ -28,6 +32,10 @@ EXPIRES: Final = "Rosey-Expires"
 # Set by writes that compare revisions: a write whose answer was lost is recognised by it.
 TOKEN: Final = "Rosey-Write"  # noqa: S105 - a header name
 
+_PLACE: Final = re.compile(
+    rb"\r\nNats-Stream: [^\r]*\r\nNats-Subject: ([^\r]*)\r\n"
+    rb"Nats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r]*)\r\n"
+)
 _DELETED: Final = b"\r\nKV-Operation:"
 _MARKER: Final = b"\r\nNats-Marker-Reason:"
 
@@ -63,12 +71,23 @@ def moment(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text)
 
 
+def place_of(block: bytes) -> tuple[str, int, bytes]:
+    """Return subject, revision and time of a message from direct get: the server writes them last."""
+    found = _PLACE.search(block)
+    if found is not None:
+        return found[1].decode(), int(found[2]), found[3]
+    subject, time = field(block, b"Nats-Subject"), field(block, b"Nats-Time-Stamp")
+    if subject is None or time is None:
+        raise InternalError("JetStream's answer cannot be read.")
+    return subject.decode(), sequence_of(block), time
+
+
 def stored_of(key: str, data: bytes, block: bytes) -> Stored:
     """Return a live value from the answer of a direct get."""
-    created = moment((field(block, b"Nats-Time-Stamp") or b"").decode())
-    return Stored(
-        key=key, data=data, revision=sequence_of(block), created=created, expires=_expires(created, block)
-    )
+    _, revision, time = place_of(block)
+    created = moment(time.decode())
+    expires = _expires(created, block) if b"\r\nNats-TTL:" in block else None
+    return Stored(key=key, data=data, revision=revision, created=created, expires=expires)
 
 
 def _expires(created: dt.datetime, block: bytes) -> dt.datetime | None:

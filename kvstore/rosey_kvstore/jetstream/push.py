@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
-from rosey_kvstore.connection import Message, Subscription
+from rosey_kvstore.connection import Subscription
 from rosey_kvstore.errors import StorageError
 from rosey_kvstore.jetstream.api import Api
 from rosey_kvstore.jetstream.messages import field
@@ -53,7 +53,7 @@ class PushConsumer:
     async def open(self, tails: list[str], **policy: Any) -> dict[str, Any]:
         """Make it for these subject tails, and return what the server says of it."""
         inbox = self._api.connection.new_inbox()
-        self._subscription = self._api.connection.subscribe(inbox, self._take, self._denied)
+        self._subscription = self._api.connection.subscribe_raw(inbox, self._take, self._denied)
         config = {
             "name": self._name,
             "deliver_subject": inbox,
@@ -94,24 +94,23 @@ class PushConsumer:
                 timeout=min(self._api.timeout, 2.0),
             )
 
-    def _take(self, message: Message) -> None:
-        block = message.block
+    def _take(self, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
         if block is not None and block.startswith(b"NATS/1.0 100"):
-            self._control(message, block)
+            self._control(reply, block)
             return
-        words = message.reply.split(b".")
+        words = reply.split(b".")
         # $JS.ACK.<stream>.<consumer>.<times>.<revision>.<number>.<time>.<waiting>, longer with a domain.
         at = 4 if len(words) < 11 else 6
         self._receive(
-            message.subject.decode()[self._skip :],
-            message.data,
+            subject.decode()[self._skip :],
+            data,
             block,
             (int(words[at + 1]), int(words[at + 2]), int(words[at + 4]), int(words[at + 3])),
         )
 
-    def _control(self, message: Message, block: bytes) -> None:
+    def _control(self, reply: bytes, block: bytes) -> None:
         # Flow control is answered at once: what waits here is bounded by its reader, and said aloud.
-        stalled = message.reply or field(block, b"Nats-Consumer-Stalled") or b""
+        stalled = reply or field(block, b"Nats-Consumer-Stalled") or b""
         if stalled:
             with contextlib.suppress(StorageError):
                 self._api.connection.publish(stalled.decode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -9,20 +10,26 @@ from typing import Any, Final
 from rosey_kvstore.connection.headers import status_of
 from rosey_kvstore.errors import InternalError
 from rosey_kvstore.jetstream.api import Api
-from rosey_kvstore.jetstream.messages import field, sequence_of
+from rosey_kvstore.jetstream.messages import field, place_of
 
 __all__ = ["last_of", "messages_of"]
 
 # The server answers for at most 1,024 subjects; a part is well below what a message may hold.
-_PART: Final = 500
+_PART: Final = 250
+_AT_ONCE: Final = 4
 
 Take = Callable[[str, bytes, bytes], None]
 
 
 async def last_of(api: Api, tails: Sequence[str], take: Take) -> None:
     """Give the last message of each of `tails` (encoded keys) to `take(tail, data, block)`."""
-    for part in _parts(tails):
-        await _all(api, {"multi_last": [api.prefix + tail for tail in part]}, take)
+    parts = list(_parts(tails))
+    for start in range(0, len(parts), _AT_ONCE):
+        # The server looks up one part while another is read here.
+        together = parts[start : start + _AT_ONCE]
+        await asyncio.gather(
+            *(_all(api, {"multi_last": [api.prefix + tail for tail in part]}, take) for part in together)
+        )
 
 
 async def messages_of(api: Api, subject_tail: str, take: Take, *, start: int = 1, most: int = 1000) -> None:
@@ -43,11 +50,11 @@ async def _all(api: Api, body: dict[str, Any], take: Take) -> None:
 
     def receive(data: bytes, block: bytes | None) -> bool:
         nonlocal last, end
-        if block is None or status_of(block) is not None:
+        if block is None or block.startswith(b"NATS/1.0 "):
             end = block or b""
             return True
-        last = sequence_of(block)
-        take((field(block, b"Nats-Subject") or b"").decode()[skip:], data, block)
+        subject, last, _ = place_of(block)
+        take(subject[skip:], data, block)
         return False
 
     while True:
