@@ -47,6 +47,8 @@ log = logging.getLogger("rosey_rowstore")
 Answer = tuple[bytes, dict[str, str] | None]
 
 _LONGEST_ID: Final = 256
+_MISSING: Final = ("table_not_found", "column_not_found")
+_SECONDS_BETWEEN_LOOKS: Final = 1.0
 _MOST_REPLANS: Final = 3
 """How often a request is planned anew when the schema changes under it."""
 
@@ -68,6 +70,7 @@ class Application:
         self.database_url = database_url
         self._plugins = plugins
         self._database = _database(database_url, may_provision=provision)
+        self._looked_at: dict[str, float] = {}
         self._handlers: dict[type, Callable[[str, Limits, Any, float], Awaitable[bytes]]] = {
             DefineRequest: self._define,
             ListRequest: self._list,
@@ -155,7 +158,13 @@ class Application:
         database = self._database
         tables = await database.tables(plugin, limits)
         for attempt in range(_MOST_REPLANS + 1):
-            plan = database.planner.plan(request, tables, limits, plugin=plugin)
+            try:
+                plan = database.planner.plan(request, tables, limits, plugin=plugin)
+            except Fault as fault:
+                if attempt or not self._may_be_stale(plugin, fault):
+                    raise
+                tables = await database.tables(plugin, limits, stale=tables)
+                plan = database.planner.plan(request, tables, limits, plugin=plugin)
             try:
                 return await database.run(plugin, limits, make.work(plan))
             except StaleSchemaError:
@@ -163,6 +172,20 @@ class Application:
                     raise
                 tables = await database.tables(plugin, limits, stale=tables)
         raise AssertionError("unreachable")
+
+    def _may_be_stale(self, plugin: str, fault: Fault) -> bool:
+        """Whether a refusal may come of a change that another process made and this one has not heard of yet.
+
+        A plugin that defines a table and uses it at once may be answered by two processes. What is missing
+        is always looked for again; for other refusals a look a second is enough, and cannot be abused.
+        """
+        if fault.code in _MISSING:
+            return True
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at.get(plugin, float("-inf")) < _SECONDS_BETWEEN_LOOKS:
+            return False
+        self._looked_at[plugin] = now
+        return True
 
     async def _define(self, plugin: str, limits: Limits, request: DefineRequest, deadline: float) -> bytes:
         check_identifier(request.table, "table", "table")
@@ -177,7 +200,8 @@ class Application:
         self, plugin: str, limits: Limits, request: DescribeRequest, deadline: float
     ) -> bytes:
         del deadline
-        tables = await self._database.tables(plugin, limits)
+        known = await self._database.tables(plugin, limits)
+        tables = await self._database.tables(plugin, limits, stale=known)  # as it is now
         table = tables.get(request.table)
         if table is None:
             check_identifier(request.table, "table", "table")

@@ -58,8 +58,8 @@ async def test_first_in_first_out(world: World) -> None:
 
 async def test_atomic_plan_rolls_back_whole(world: World) -> None:
     """A plan of several statements happens wholly or not at all, and its neighbours are untouched."""
-    both = work(("INSERT INTO t (n) VALUES ($1::bigint)", (5,)), ("INSERT INTO t (n) VALUES ($1::bigint)", (5,)),
-                writes=True, atomic=True)  # fmt: skip
+    once = ("INSERT INTO t (n) VALUES ($1::bigint)", (5,))
+    both = work(once, once, writes=True, atomic=True)
     answers = await settle(
         world.lanes.submit(insert(1)), world.lanes.submit(both), world.lanes.submit(insert(2))
     )
