@@ -18,6 +18,7 @@ from attrs import evolve, frozen
 
 from rosey_kvstore.backend import BucketLimits, Operation, Record, Stored
 from rosey_kvstore.errors import KeyExists, QuotaExceeded, RevisionMismatch
+from rosey_kvstore.keys import encode_key
 
 __all__ = ["Bucket", "Changes"]
 
@@ -279,7 +280,7 @@ class Bucket:
         if self._live_revision(key) is None:
             return False
         self._execute("UPDATE _rosey_kv_records SET live = 0 WHERE key = ? AND live = 1", (key,))
-        size = OVERHEAD + HEADERS + len(key.encode())
+        size = OVERHEAD + HEADERS + len(encode_key(key))
         if self._state.used + size >= self._limits.bucket_size:
             self._drop_history_of_deleted()
             self._drop("key = :key AND dropped IS NULL", key=key)
@@ -300,7 +301,7 @@ class Bucket:
         return None if row is None else int(row[0])
 
     def _set(self, key: str, data: bytes, expires: int | None) -> int:
-        size = OVERHEAD + len(key.encode()) + len(data) + (0 if expires is None else HEADERS)
+        size = OVERHEAD + len(encode_key(key)) + len(data) + (0 if expires is None else HEADERS)
         self._make_room(key, size)
         if expires is None:
             self._execute("UPDATE _rosey_kv_records SET live = 0 WHERE key = ? AND live = 1", (key,))
