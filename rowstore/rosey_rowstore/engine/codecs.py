@@ -137,7 +137,10 @@ def _pad(text: str, scale: int) -> str:
 def _datetime(value: Any) -> str:
     if isinstance(value, datetime.datetime):
         return format_datetime(value)
-    if len(value) == 27 and value[10] == "T":  # as the service writes it
+    size = len(value)
+    if size == 29 and value[26:] == "+00":  # as Postgres prints it in UTC, with all six digits
+        return f"{value[:10]}T{value[11:26]}Z"
+    if size == 27 and value[10] == "T":  # as the service writes it
         return str(value)
     try:
         return format_datetime(datetime.datetime.fromisoformat(value))  # as another tool wrote it

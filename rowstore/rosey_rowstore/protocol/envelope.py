@@ -15,7 +15,7 @@ from rosey_rowstore.protocol.convert import (
     unstructure_reply,
     unstructure_request,
 )
-from rosey_rowstore.protocol.json import dump_json, load_json
+from rosey_rowstore.protocol.json import dump_json, load_json, load_trusted_json
 from rosey_rowstore.protocol.operations import Operation
 
 __all__ = [
@@ -89,9 +89,9 @@ def decode_reply(operation: Operation[Request, Reply], payload: bytes) -> Reply:
         Fault: The error that the service replied; `internal` when the reply is not as agreed.
     """
     try:
-        body = load_json(payload)
-    except Fault as fault:
-        raise Fault("internal", f"The service's reply is no JSON: {fault.message}") from fault
+        body = load_trusted_json(payload)
+    except (ValueError, RecursionError) as error:
+        raise Fault("internal", f"The service's reply is no JSON: {error}.") from error
     if isinstance(body, dict) and isinstance(error := body.get("error"), dict):
         raise _fault_from(error)
     if not isinstance(body, dict) or "result" not in body:

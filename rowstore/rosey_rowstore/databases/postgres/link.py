@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection, errors, pq
 from psycopg.adapt import PyFormat, Transformer
+from psycopg.types.string import TextLoader
 
 from rosey_rowstore.engine.model import Result, Statement
 
@@ -23,6 +24,11 @@ _OK: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 _SYNC: Final = pq.ExecStatus.PIPELINE_SYNC
 _TUPLES: Final = pq.ExecStatus.TUPLES_OK
 _COMMAND_OK: Final = pq.ExecStatus.COMMAND_OK
+
+
+# The engine makes replies of text: objects in between would be made and taken apart again for nothing,
+# and could not hold what Postgres can (infinity, years beyond 9999).
+_READ_AS_TEXT: Final = ("timestamptz", "timestamp", "date", "numeric", "uuid", "json", "jsonb")
 
 
 class LinkLostError(Exception):
@@ -74,6 +80,8 @@ class Link:
         self._socket = self._pg.socket
         self._prepared: dict[str, bytes] = {}
         self._names = 0
+        for name in _READ_AS_TEXT:
+            connection.adapters.register_loader(name, TextLoader)
         self._transformer = Transformer(connection)
         self._waiter: asyncio.Future[None] | None = None
         self._results: list[pq.abc.PGresult] = []
