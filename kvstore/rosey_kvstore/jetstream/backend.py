@@ -34,18 +34,22 @@ from rosey_kvstore.jetstream.messages import (
     moment,
     record_of_reply,
     sequence_of,
+    stored_at,
     stored_of,
     ttl_lines,
 )
+from rosey_kvstore.jetstream.push import Place
 from rosey_kvstore.jetstream.reading import last_of, messages_of
 from rosey_kvstore.jetstream.room import Room
-from rosey_kvstore.keys import EDGE_DOT, encode_key, filter_tokens
+from rosey_kvstore.jetstream.scan import scan
+from rosey_kvstore.keys import EDGE_DOT, decode_key, encode_key, filter_tokens
 
 __all__ = ["JetStreamBackend"]
 
 _REMEMBERED: Final = 2048
 _AT_ONCE: Final = 128
 _PART: Final = 1000
+_IN_MEMORY: Final = 32 * 1024 * 1024
 
 
 class JetStreamBackend:
@@ -398,7 +402,13 @@ class JetStreamBackend:
         return await self._listing.keys(prefix, limit, after)
 
     async def items(self, prefix: str) -> AsyncIterator[Stored]:
-        """Yield live values, sorted by key; each as it is when its turn comes."""
+        """Yield live values, sorted by key; of a large bucket each as it is when its turn comes."""
+        self._check_open()
+        info = await self.api.info()
+        if int(info["state"]["bytes"]) <= _IN_MEMORY:
+            for value in await self._read_whole(prefix, int(info["state"]["last_seq"])):
+                yield value
+            return
         keys = await self.keys(prefix, _PART, None)
         coming = self._fetch(keys)
         try:
@@ -414,6 +424,18 @@ class JetStreamBackend:
         finally:
             if not coming.cancel() and not coming.cancelled():
                 coming.exception()  # looked at: nobody reads on
+
+    async def _read_whole(self, prefix: str, last: int) -> list[Stored]:
+        """Read a small bucket in one go: a third of the time that asking for its keys takes."""
+        found: dict[str, Stored | None] = {}
+
+        def receive(tail: str, data: bytes, block: bytes | None, place: Place) -> None:
+            key = decode_key(tail)
+            if key is not None and key.startswith(prefix):
+                found[key] = None if is_dead(block) else stored_at(key, data, block, place[0], place[3])
+
+        await scan(self.api, await self._listing.filter_of(prefix), last, receive, headers_only=False)
+        return [stored for _, stored in sorted(found.items()) if stored is not None]
 
     def _fetch(self, keys: Sequence[str]) -> asyncio.Task[Mapping[str, Stored]]:
         return asyncio.get_running_loop().create_task(self.get_many(keys))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from rosey_kvstore.backend import Record
 from rosey_kvstore.errors import NotProvisioned, Overloaded, PermissionDenied, QuotaExceeded, StorageError
-from rosey_kvstore.jetstream.messages import operation_of
+from rosey_kvstore.jetstream.messages import moment_of, operation_of
 from rosey_kvstore.jetstream.push import HEARTBEAT, Place, PushConsumer
 from rosey_kvstore.keys import decode_key
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["JetStreamFeed"]
 
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _PART: Final = 500
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 0.5
@@ -185,7 +183,7 @@ class JetStreamFeed:
                 data=data if operation == "set" else None,
                 revision=revision,
                 operation=operation,
-                created=_EPOCH + dt.timedelta(microseconds=when // 1000),
+                created=moment_of(when),
             )
         )
         self._wake()

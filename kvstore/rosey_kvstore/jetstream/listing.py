@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from attrs import define, field
 
-from rosey_kvstore.errors import StorageTimeout, Unavailable
 from rosey_kvstore.jetstream.api import Api
 from rosey_kvstore.jetstream.messages import field as header
 from rosey_kvstore.jetstream.messages import is_dead, sequence_of
-from rosey_kvstore.jetstream.push import Place, PushConsumer
-from rosey_kvstore.jetstream.reading import messages_of
+from rosey_kvstore.jetstream.push import Place
+from rosey_kvstore.jetstream.reading import last_of, messages_of
+from rosey_kvstore.jetstream.scan import scan
 from rosey_kvstore.keys import decode_key, filter_tokens
 
 __all__ = ["EDGE_DOTS", "Listing"]
@@ -30,6 +30,8 @@ EDGE_DOTS: Final = "=dots"
 
 _VIEWS: Final = 16
 _LONGEST_TAIL: Final = 5000
+_FEW: Final = 1500
+_SMALL: Final = 2 * 1024 * 1024
 # An operator may remove a single message of a stream by hand, which nothing tells; after this many
 # seconds everything is read anew.
 _MAX_AGE: Final = 60.0
@@ -78,7 +80,7 @@ class Listing:
 
     async def keys(self, prefix: str, limit: int, after: str | None) -> list[str]:
         """Return up to `limit` live keys that begin with `prefix` and sort after `after`."""
-        keys = await self._sorted(await self._filter(prefix))
+        keys = await self._sorted(await self.filter_of(prefix))
         start = 0 if after is None else bisect.bisect_right(keys, after)
         if not prefix:
             return keys[start : start + limit]
@@ -99,7 +101,8 @@ class Listing:
         """Note that the bucket holds such keys."""
         self._edge_dots = True
 
-    async def _filter(self, prefix: str) -> str:
+    async def filter_of(self, prefix: str) -> str:
+        """Return the narrowest filter that every key beginning with `prefix` passes."""
         tokens, certain = filter_tokens(prefix)
         if not certain and (self._edge_dots or await self._has_edge_dots()):
             tokens = tokens.rpartition(".")[0]
@@ -135,7 +138,7 @@ class Listing:
             or view.state[0] != state[0]
             or not 0 <= last - view.upto <= _LONGEST_TAIL
         ):
-            return await self._read(tail, state, last)
+            return await self._read(tail, state, last, _average(info))
         await self._catch_up(view, tail, last)
         if tail != ">" or len(view.subjects) != info["state"].get("num_subjects"):
             # Something went without a message: expiry markers do after a second, purged keys at once.
@@ -166,52 +169,32 @@ class Listing:
             if not subjects or offset >= int(info.get("total") or 0):
                 return found
 
-    async def _read(self, tail: str, state: tuple[Any, ...], last: int) -> _View:
-        """Read the headers of each key's last message."""
+    async def _read(self, tail: str, state: tuple[Any, ...], last: int, average: float) -> _View:
+        """Read the headers of each key's last message; `average` is the size of a message."""
         view = _View(
             subjects=set(), dead=set(), upto=last, state=state, read_at=asyncio.get_running_loop().time()
         )
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        got, subjects = 0, view.subjects
+        if tail != ">":
+            few = await self._subjects(tail)
+            if len(few) <= _FEW and len(few) * average <= _SMALL:
+                view.subjects = few
+                # Values ride along, and still it is faster than a consumer.
+                await last_of(self._api, list(few), lambda found, _, block: view.apply(found, block))
+                return view
+        subjects = view.subjects
 
-        def receive(found: str, _: bytes, block: bytes | None, place: Place) -> None:
-            nonlocal got
-            revision, got, waiting, _when = place
+        def receive(found: str, _: bytes, block: bytes | None, __: Place) -> None:
             subjects.add(found)
             if is_dead(block):
                 view.apply(found, block)
-            if (waiting == 0 or revision > last) and not done.done():
-                done.set_result(None)
 
-        def denied(error: Exception) -> None:
-            if not done.done():
-                done.set_exception(error)
-
-        consumer = PushConsumer(self._api, receive, lambda _: None, denied)
-        forget = self._api.connection.on_lost(
-            lambda: denied(Unavailable("The connection broke while keys were listed."))
-        )
-        try:
-            made = await consumer.open([tail], deliver_policy="last_per_subject", headers_only=True)
-            if int(made["num_pending"]) + int(made["delivered"]["consumer_seq"]) > 0:
-                await self._arrival(done, lambda: got)
-        finally:
-            forget()
-            if not done.cancel() and not done.cancelled():
-                done.exception()  # looked at, where opening failed before it was awaited
-            await consumer.close()
+        await scan(self._api, tail, last, receive, headers_only=True)
         return view
 
-    async def _arrival(self, done: asyncio.Future[None], got: Any) -> None:
-        """Wait for the last one, as long as more keep coming."""
-        before = -1
-        while True:
-            await asyncio.wait((done,), timeout=self._api.timeout)
-            if done.done():
-                return done.result()
-            if got() == before:
-                raise StorageTimeout("The list of keys did not end in time; nothing was changed.")
-            before = got()
+
+def _average(info: dict[str, Any]) -> float:
+    state = info["state"]
+    return float(state["bytes"]) / max(int(state["messages"]), 1)
 
 
 def _figures(info: dict[str, Any]) -> tuple[Any, ...]:

@@ -19,10 +19,12 @@ __all__ = [
     "field",
     "is_dead",
     "moment",
+    "moment_of",
     "operation_of",
     "place_of",
     "record_of_reply",
     "sequence_of",
+    "stored_at",
     "stored_of",
     "ttl_lines",
 ]
@@ -32,6 +34,7 @@ EXPIRES: Final = "Rosey-Expires"
 # Set by writes that compare revisions: a write whose answer was lost is recognised by it.
 TOKEN: Final = "Rosey-Write"  # noqa: S105 - a header name
 
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _PLACE: Final = re.compile(
     rb"\r\nNats-Stream: [^\r]*\r\nNats-Subject: ([^\r]*)\r\n"
     rb"Nats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r]*)\r\n"
@@ -88,6 +91,18 @@ def stored_of(key: str, data: bytes, block: bytes) -> Stored:
     created = moment(time.decode())
     expires = _expires(created, block) if b"\r\nNats-TTL:" in block else None
     return Stored(key=key, data=data, revision=revision, created=created, expires=expires)
+
+
+def stored_at(key: str, data: bytes, block: bytes | None, revision: int, nanoseconds: int) -> Stored:
+    """Return a live value from what a consumer pushed, which tells revision and time by itself."""
+    created = moment_of(nanoseconds)
+    expires = _expires(created, block) if block is not None and b"\r\nNats-TTL:" in block else None
+    return Stored(key=key, data=data, revision=revision, created=created, expires=expires)
+
+
+def moment_of(nanoseconds: int) -> dt.datetime:
+    """Return a time that is given in nanoseconds since 1970."""
+    return _EPOCH + dt.timedelta(microseconds=nanoseconds // 1000)
 
 
 def _expires(created: dt.datetime, block: bytes) -> dt.datetime | None:
