@@ -17,12 +17,13 @@ __all__ = ["postgres_default", "sqlite_default"]
 _TYPED: Final = r"(?:::[\w .\"(),]+(?:\[\])?)*"
 _TEXT: Final = re.compile(rf"\(?'((?:[^']|'')*)'\)?{_TYPED}", re.DOTALL)
 _NUMBER: Final = re.compile(rf"\(?'?([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)'?\)?{_TYPED}")
+_BLOB: Final = re.compile(r"[xX]'((?:[0-9a-fA-F]{2})*)'")
 _BOOLEAN: Final = re.compile(rf"'?(true|false|t|f)'?{_TYPED}", re.IGNORECASE)
 
 
 def postgres_default(expression: str, kind: ColumnType) -> Any:
     """Return the JSON value of a default as `pg_get_expr` prints it; None when it is an expression."""
-    return _value(expression, kind)
+    return _value(_unescaped(expression), kind)
 
 
 def sqlite_default(expression: str, kind: ColumnType) -> Any:
@@ -31,7 +32,16 @@ def sqlite_default(expression: str, kind: ColumnType) -> Any:
         expression = expression[1:-1]
     if kind is ColumnType.BOOLEAN and expression in ("0", "1"):
         return expression == "1"
+    if found := _BLOB.fullmatch(expression):
+        expression = bytes.fromhex(found[1]).decode("utf-8", "replace")
     return _value(expression, kind)
+
+
+def _unescaped(expression: str) -> str:
+    """Return a text literal without the escapes that Postgres prints where it holds a backslash."""
+    if expression.startswith("E'"):
+        return expression[1:].replace("\\\\", "\\")
+    return expression
 
 
 def _value(expression: str, kind: ColumnType) -> Any:

@@ -25,6 +25,7 @@ from rosey_rowstore.databases.postgres.lanes import PluginLanes
 from rosey_rowstore.databases.postgres.listener import Listener, announce
 from rosey_rowstore.databases.postgres.sessions import Service, connect
 from rosey_rowstore.databases.postgres.text import detect_text
+from rosey_rowstore.engine.definitions import plan_definition, plan_drop
 from rosey_rowstore.engine.model import Dialect, Limits, Table
 from rosey_rowstore.engine.planner import Planner
 from rosey_rowstore.protocol import DefineRequest, Fault, owned_name
@@ -210,8 +211,6 @@ class PostgresDatabase:
         self, plugin: str, limits: Limits, request: DefineRequest, *, deadline: float
     ) -> list[str]:
         """Make or extend a table as the owner, in one transaction with its announcement."""
-        from rosey_rowstore.engine.definitions import plan_definition  # noqa: PLC0415 - it lands later
-
         async with _Definition(self, plugin, limits, deadline) as definition:
             tables = await definition.tables()
             check_references(request, tables)
@@ -222,8 +221,6 @@ class PostgresDatabase:
 
     async def drop(self, plugin: str, limits: Limits, table: str, *, deadline: float) -> None:
         """Remove a table as the owner."""
-        from rosey_rowstore.engine.definitions import plan_drop  # noqa: PLC0415 - it lands later
-
         async with _Definition(self, plugin, limits, deadline) as definition:
             check_unreferenced(table, await definition.tables())
             await definition.execute(plan_drop(table, Dialect.POSTGRES), (table,))

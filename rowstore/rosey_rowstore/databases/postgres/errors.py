@@ -49,6 +49,8 @@ _BY_STATE: Final[dict[str, tuple[str, str]]] = {
     "23503": ("foreign_key_violation", "A reference of {table} does not hold."),
     "23514": ("out_of_range", "A check of {table} ({constraint}) refuses the values."),
     "23P01": ("unique_violation", "An exclusion of {table} ({constraint}) refuses the values."),
+    "42P07": ("schema_conflict", "A name that the definition needs is taken by something else."),
+    "42701": ("schema_conflict", "A name that the definition needs is taken by something else."),
     "2BP01": ("foreign_key_violation", "Something else still refers to {table}."),
     "23001": ("foreign_key_violation", "A row of {table} is still referenced."),
     "42501": ("permission_denied", "The database does not allow this to the plugin."),

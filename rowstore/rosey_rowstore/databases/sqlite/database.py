@@ -16,6 +16,7 @@ from rosey_rowstore.databases.sqlite import catalog
 from rosey_rowstore.databases.sqlite.connection import REPLIES_DDL, FileConnection
 from rosey_rowstore.databases.sqlite.errors import fault_of
 from rosey_rowstore.databases.sqlite.workers import Call, Items, Job, Schema, reader, start, writer
+from rosey_rowstore.engine.definitions import plan_definition, plan_drop
 from rosey_rowstore.engine.model import Dialect, Limits, Table
 from rosey_rowstore.engine.planner import Planner
 from rosey_rowstore.protocol import DefineRequest, Fault
@@ -125,8 +126,6 @@ class SqliteDatabase:
         del limits
         file = await self._file(plugin)
 
-        from rosey_rowstore.engine.definitions import plan_definition  # noqa: PLC0415 - it lands later
-
         def define(connection: FileConnection) -> list[str]:
             connection.raw.execute("BEGIN IMMEDIATE")
             tables = catalog.reflect(connection.raw, 0)
@@ -146,8 +145,6 @@ class SqliteDatabase:
         """Remove a table in one transaction on the writer."""
         del limits
         file = await self._file(plugin)
-
-        from rosey_rowstore.engine.definitions import plan_drop  # noqa: PLC0415 - it lands later
 
         def drop(connection: FileConnection) -> None:
             connection.raw.execute("BEGIN IMMEDIATE")

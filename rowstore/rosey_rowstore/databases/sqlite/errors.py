@@ -19,6 +19,7 @@ _STALE: Final = re.compile(r"no such (table|column)|has no column named|ON CONFL
 _TOO_LARGE: Final = re.compile(
     r"too many (SQL )?variables|Expression tree is too large|parser stack overflow|too big"
 )
+_TAKEN: Final = re.compile(r"already (exists|another)|already a table named|duplicate column name")
 _RANGE: Final = re.compile(r"integer overflow|out of range|too large to convert")
 
 # By extended result code, then by primary code. Names as in sqlite3.h.
@@ -81,6 +82,8 @@ def fault_of(error: Exception, tables: Sequence[str]) -> Fault:
         raise StaleSchemaError(f"{', '.join(tables) or 'the schema'} changed") from error
     if isinstance(error, OverflowError) or _RANGE.search(text):
         return Fault("out_of_range", "A number is past the range of its column.")
+    if _TAKEN.search(text):
+        return Fault("schema_conflict", "A name that the definition needs is taken by something else.")
     if _TOO_LARGE.search(text):
         return Fault("request_too_large", "The statement is larger than the database takes.")
     name = getattr(error, "sqlite_errorname", "")
