@@ -137,7 +137,9 @@ def _plugins(settings: Settings) -> Plugins:
 def _application(plugin: str, settings: Settings) -> Application:
     with _extra():
         from rosey_rowstore.application import Application  # noqa: PLC0415 - late, as above
-    return Application(f"sqlite:{local_target(plugin, settings)}", _plugins(settings), provision=True)
+
+        # Making it imports the database libraries, so it stands inside the block.
+        return Application(f"sqlite:{local_target(plugin, settings)}", _plugins(settings), provision=True)
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator
 
 from plugin import QUOTATIONS, AlreadyVoted, QuotesPlugin
 from rich import box
-from rich.columns import Columns
 from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
@@ -26,6 +25,8 @@ from rosey_storage import Change, Storage, StorageError
 
 USERS = ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy"]
 ROUND_SECONDS = 4
+FIXED_COLUMNS = 82  # of both tables, without the two that give way
+SIDE_BY_SIDE = 110
 
 console = Console(highlight=False)
 
@@ -36,6 +37,7 @@ async def main() -> None:
     async with Storage.connect("quotes") as storage:
         plugin = QuotesPlugin(storage)
         await plugin.start()
+        await plugin.kv.delete_many(prefix="game:")  # of a run before, where the data was kept
         console.rule("[bold]quotes[/bold], a plugin on Rosey's storage")
         console.print(f"storage: {where(storage)}\n", style="dim")
         await show_import(plugin)
@@ -104,6 +106,7 @@ async def show_leaderboard(plugin: QuotesPlugin) -> None:
     for row in await plugin.authors():
         authors.add_row(str(row["score"]), str(row["quotes"]), row["author"])
     console.print(best)
+    console.print()
     console.print(authors)
 
 
@@ -173,18 +176,22 @@ async def show_side_by_side(plugin: QuotesPlugin) -> None:
     """Show the bucket and a table next to each other."""
     heading("Side by side", "what the plugin owns, in both stores")
     await plugin.ask("#cinema", seconds=60)
+    beside = console.width >= SIDE_BY_SIDE
+    room = (console.width - FIXED_COLUMNS) // 2 if beside else 34
     bucket = table("KV: bucket plugin_quotes", "key", "value", "expires")
     async for key, value in plugin.kv.items():
         entry = await plugin.kv.entry(key)
         expires = f"{entry.expires:%H:%M:%S}" if entry and entry.expires else "never"
-        bucket.add_row(key, one_line(json.dumps(value, ensure_ascii=False), 34), expires)
+        bucket.add_row(key, one_line(json.dumps(value, ensure_ascii=False), room), expires)
     rows = table("rows: table quotes", "id", "score", "author", "text")
     for row in await plugin.leaderboard(limit=8):
-        rows.add_row(str(row["id"]), str(row["score"]), row["author"], one_line(row["text"], 26))
-    wide = console.width >= 120
-    console.print(Columns([bucket, rows]) if wide else bucket)
-    if not wide:
-        console.print(rows)
+        rows.add_row(str(row["id"]), str(row["score"]), row["author"], one_line(row["text"], room))
+    if beside:
+        grid = Table.grid(padding=(0, 4))
+        grid.add_row(bucket, rows)
+        console.print(grid)
+    else:
+        console.print(bucket, rows, sep="\n")
 
 
 def heading(title: str, remark: str) -> None:
@@ -195,7 +202,14 @@ def heading(title: str, remark: str) -> None:
 
 def table(title: str, *columns: str) -> Table:
     """Return an empty table in the show's style."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+    )
     for column in columns:
         made.add_column(
             column, no_wrap=True, justify="right" if column in ("score", "quotes", "id") else "left"
