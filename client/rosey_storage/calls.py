@@ -101,12 +101,12 @@ class Calls:
                     raise
                 failure = error
             left = deadline - time.monotonic()
-            if left <= pause:
-                # The time is not slept away: the answer would be the same, only later.
+            if left < _FIRST_PAUSE:
                 if failure is not None:
                     raise failure
                 return reply
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads callers, guards nothing
+            wait = pause * random.uniform(0.5, 1)  # noqa: S311 - spreads callers, guards nothing
+            await asyncio.sleep(min(wait, left / 2))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     async def _sent(self, tail: str, payload: bytes, left: float, key: str | None) -> bytes:
