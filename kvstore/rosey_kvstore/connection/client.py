@@ -8,7 +8,6 @@ is one timer. What this leans on inside nats-py is held by tests/unit/kvstore/te
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import random
 import re
@@ -289,9 +288,20 @@ class FastClient(Client):
     async def shut(self, timeout: float) -> None:
         """End the connection within `timeout` seconds, in whatever state it is."""
         if not self.is_closed and self._flush_queue is not None:
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(timeout):
                     await self.close()
+            except TimeoutError:
+                pass
+            except asyncio.CancelledError:
+                # A reconnect that was cancelled while it waited for the old socket leaves that wait
+                # cancelled for whoever waits next; only a cancellation of our own goes on.
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise
+        self._drop_transport()
+
+    def _drop_transport(self) -> None:
+        """Close the socket; the next attempt of nats-py would only forget it."""
         if isinstance(self._transport, Transport):
             self._transport.close()  # type: ignore[no-untyped-call] # nats-py left it bare
 
@@ -361,8 +371,10 @@ class FastClient(Client):
         try:
             await super()._process_connect_init()
         except (OSError, nats_errors.Error, TimeoutError):
+            self._drop_transport()
             raise
         except Exception as error:
+            self._drop_transport()
             # Anything else would end nats-py's reconnecting for good, and silently.
             raise nats_errors.Error(f"nats: the server's greeting could not be used: {error!r}") from error
         if self._status != Client.CONNECTED:
@@ -370,6 +382,7 @@ class FastClient(Client):
             for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
                 if task is not None:
                     task.cancel()
+            self._drop_transport()
             raise nats_errors.UnexpectedEOF
         self._attempts = 0
         self.options["reconnect_time_wait"] = FIRST_WAIT

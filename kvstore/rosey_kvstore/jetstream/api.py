@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rosey_kvstore.connection import Connection, NoResponders, Reply
+from rosey_kvstore.connection import Connection, Interrupted, NoResponders, Reply
 from rosey_kvstore.errors import InternalError, Unavailable
 from rosey_kvstore.jetstream.faults import WRONG_REVISION, WrongRevisionError, fault_of
 
@@ -27,6 +27,8 @@ class Api:
         self.prefix = f"$KV.{bucket}."
         self.direct = f"$JS.API.DIRECT.GET.{self.stream}"
         self.timeout = timeout
+        # Awaited when nobody answers; raises where there is no bucket.
+        self.missing: Callable[[], Any] | None = None
 
     async def call(self, operation: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the answer of `$JS.API.<operation>`.
@@ -40,7 +42,26 @@ class Api:
 
     async def info(self, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return what the server knows of the stream."""
-        return await self.call(f"STREAM.INFO.{self.stream}", body)
+        payload = b"" if body is None else json.dumps(body).encode()
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self.timeout
+        while True:
+            try:
+                return _answer((await self.send(f"$JS.API.STREAM.INFO.{self.stream}", payload, None)).data)
+            except Interrupted:
+                if loop.time() >= give_up:
+                    raise
+
+    async def read(self, subject: str, payload: bytes = b"") -> Reply:
+        """Do what `send` does for a request that changes nothing: it is asked again after a break."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self.timeout
+        while True:
+            try:
+                return await self.send(subject, payload, None, self.missing)
+            except Interrupted:
+                if loop.time() >= give_up:
+                    raise
 
     async def send(
         self,

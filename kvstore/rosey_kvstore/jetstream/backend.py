@@ -77,6 +77,7 @@ class JetStreamBackend:
         watch_buffer: int = 16_384,
     ) -> None:
         self.api = Api(connection, bucket, timeout)
+        self.api.missing = self._reach
         self._connection = connection
         self._timeout = timeout
         self._create = create
@@ -163,8 +164,8 @@ class JetStreamBackend:
         subject = self._direct + encode_key(key)
         try:
             reply = await self._connection.request_raw(subject, b"", None, self._timeout)
-        except NoResponders:
-            reply = await self.api.send(subject, b"", None, self._reach)
+        except (NoResponders, Interrupted):
+            reply = await self.api.read(subject)
         block = reply.block
         return None if _missing(block) or is_dead(block) else reply.data
 
@@ -180,7 +181,7 @@ class JetStreamBackend:
 
     async def _last(self, tail: str) -> tuple[bytes, bytes] | None:
         """Return data and header block of a key's last message, a marker included."""
-        reply = await self.api.send(self._direct + tail, b"", None, self._reach)
+        reply = await self.api.read(self._direct + tail)
         return None if _missing(reply.block) else (reply.data, reply.block or b"")
 
     def _remember(self, revision: int) -> None:

@@ -109,7 +109,7 @@ class Listing:
         return f"{tokens}.>" if tokens else ">"
 
     async def _has_edge_dots(self) -> bool:
-        reply = await self._api.send(f"{self._api.direct}.{self._api.prefix}{EDGE_DOTS}", b"", None)
+        reply = await self._api.read(f"{self._api.direct}.{self._api.prefix}{EDGE_DOTS}")
         self._edge_dots = reply.status is None and not is_dead(reply.block)
         return self._edge_dots
 

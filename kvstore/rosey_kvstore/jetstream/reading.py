@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+from rosey_kvstore.connection import Interrupted
 from rosey_kvstore.connection.headers import status_of
 from rosey_kvstore.errors import InternalError
 from rosey_kvstore.jetstream.api import Api
@@ -46,7 +47,7 @@ async def _all(api: Api, body: dict[str, Any], take: Take) -> None:
     """Ask until nothing is pending; the server ends a batch early when it gets large."""
     skip = len(api.prefix)
     last = int(body.get("seq", 1)) - 1
-    end = b""
+    end, again = b"", False
 
     def receive(data: bytes, block: bytes | None) -> bool:
         nonlocal last, end
@@ -59,7 +60,14 @@ async def _all(api: Api, body: dict[str, Any], take: Take) -> None:
 
     while True:
         before = last
-        await api.connection.request_many(api.direct, json.dumps(body).encode(), receive, api.timeout)
+        try:
+            await api.connection.request_many(api.direct, json.dumps(body).encode(), receive, api.timeout)
+        except Interrupted:
+            if again:
+                raise
+            again = True  # a read may be asked again, from where it stopped
+            body["seq"] = last + 1
+            continue
         status = status_of(end)
         if status == "404":
             return
