@@ -56,11 +56,37 @@ async def test_current_first(kv: KV) -> None:
     await kv.delete("b")
     await kv.set("t", 5, ttl=60)
     async with kv.watch(current=True) as changes:
+        first = told(await take(changes, 3))
         await kv.set("c", 6)
         await kv.delete("a")
-        found = told(await take(changes, 5))
-    assert sorted(found[:3]) == [("set", "a", 4), ("set", "c", 3), ("set", "t", 5)]
-    assert found[3:] == [("set", "c", 6), ("delete", "a", None)]
+        then = told(await take(changes, 2))
+    assert sorted(first) == [("set", "a", 4), ("set", "c", 3), ("set", "t", 5)]
+    assert then == [("set", "c", 6), ("delete", "a", None)]
+
+
+async def test_changes_before_current_is_read(kv: KV) -> None:
+    """What changes between the start and the first read is told once, as current or as a change."""
+    await kv.set_many({"a": 1, "b": 2, "c": 3})
+    async with kv.watch(current=True) as changes:
+        await kv.set("c", 4)
+        await kv.delete("a")
+        await kv.set("end", 0)
+        state: dict[str, Any] = {}
+        revisions: list[int] = []
+        while state.get("end") is None or "a" in state:
+            (change,) = await take(changes, 1)
+            revisions.append(change.revision)
+            if change.operation == "set":
+                state[change.key] = change.value
+            else:
+                state.pop(change.key, None)
+        await kv.set("z", 1)
+        while "z" not in state:
+            (change,) = await take(changes, 1)
+            revisions.append(change.revision)
+            state[change.key] = change.value
+    assert state == {"b": 2, "c": 4, "end": 0, "z": 1}
+    assert len(set(revisions)) == len(revisions)
 
 
 async def test_current_of_nothing(kv: KV) -> None:
