@@ -171,7 +171,7 @@ def _order(names: Sequence[str], measures: Sequence[str], groups: Sequence[str])
 def _compile(sql: Sql, facts: TableFacts, shape: _Shape) -> tuple[Compiled, RowReader]:
     table, clause = facts.table, sql.table(facts.table)
     columns = [table.by_name[name] for name in shape.groups]
-    found = {column.name: clause.c[column.name] for column in columns}
+    found: dict[str, Expression] = {column.name: clause.c[column.name] for column in columns}
     for measure in shape.measures:
         column, value = _measure(sql, clause, measure, table.by_name.get(measure.column))
         columns.append(column)

@@ -89,7 +89,9 @@ class Sql:
         self.codec: Codec = CODECS[dialect]
         self._text = text or PostgresText()
         self._compiler = (
-            PGDialectAsync_psycopg(paramstyle="numeric_dollar") if self.postgres else SQLiteDialect_pysqlite()
+            PGDialectAsync_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]  # SQLAlchemy's
+            if self.postgres
+            else SQLiteDialect_pysqlite()
         )
 
     def compile(self, statement: sa.ClauseElement) -> Compiled:
@@ -102,7 +104,7 @@ class Sql:
 
     def table(self, table: Table) -> sa.TableClause:
         """Return the table with its columns, all names quoted."""
-        columns = [sa.column(_quoted(column.name)) for column in table.columns]
+        columns: list[sa.ColumnClause[Any]] = [sa.column(_quoted(column.name)) for column in table.columns]
         return sa.table(_quoted(table.name), *columns)
 
     def reads(self, table: sa.FromClause, column: Column) -> Expression:

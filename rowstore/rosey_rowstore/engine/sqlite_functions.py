@@ -46,7 +46,7 @@ def register(connection: sqlite3.Connection) -> FunctionFaults:
     for name, arity, function in _FUNCTIONS:
         connection.create_function(name, arity, _noting(function, faults), deterministic=True)
     for name, aggregate in _AGGREGATES:
-        connection.create_aggregate(name, 1, _aggregate_class(aggregate, faults))  # type: ignore[arg-type]  # typeshed knows one shape of aggregate alone
+        connection.create_aggregate(name, 1, _aggregate_class(aggregate, faults))
     connection.create_collation("rosey_decimal", _compare_decimals)
     return faults
 
