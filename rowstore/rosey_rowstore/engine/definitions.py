@@ -1,15 +1,13 @@
-"""Definitions: a table as it should be against the table as it is, to the changes and the SQL that makes them.
-
-Only additions are made. Whatever else differs is a conflict, and then nothing is done.
-"""
+"""Definitions to DDL: what a table should be, against what it is; additions alone are made."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from rosey_rowstore.engine.catalog_types import (
     LENGTHS_DROP,
@@ -18,17 +16,17 @@ from rosey_rowstore.engine.catalog_types import (
     SERVICE_COLUMNS,
     declared_type,
 )
-from rosey_rowstore.engine.filters import find_column
-from rosey_rowstore.engine.model import Column, ColumnType, Dialect, Index, Table
-from rosey_rowstore.engine.values import check_value, check_written
+from rosey_rowstore.engine.model import Column, ColumnType, Dialect, Table
+from rosey_rowstore.engine.values import check_written, json_key
 from rosey_rowstore.protocol import ColumnDefinition, DefineRequest, Fault, check_identifier, nearest
 
-__all__ = ["DefinitionPlan", "plan_definition", "plan_drop"]
+__all__ = ["DefinitionPlan", "index_name", "plan_definition", "plan_drop"]
 
-_DEFAULT_LENGTH: Final = 255
-_LONGEST: Final = 10_485_760  # what varchar of Postgres takes
-_MOST_COLUMNS: Final = 500
-_LONGEST_NAME: Final = 63
+DEFAULT_LENGTH: Final = 255
+LONGEST_LENGTH: Final = 10_485_760  # Postgres' own for varchar
+MOST_COLUMNS: Final = 500
+MOST_INDEX_COLUMNS: Final = 32  # Postgres' own
+LONGEST_NAME: Final = 63
 
 _SERVICE_DDL: Final = {
     Dialect.POSTGRES: (
@@ -36,7 +34,7 @@ _SERVICE_DDL: Final = {
         '"created_at" timestamp with time zone NOT NULL DEFAULT clock_timestamp()',
         '"updated_at" timestamp with time zone NOT NULL DEFAULT clock_timestamp()',
     ),
-    # AUTOINCREMENT: the number of a deleted row is given to no other, as on Postgres.
+    # AUTOINCREMENT: the number of a deleted row is not given again, as in Postgres.
     Dialect.SQLITE: (
         '"id" INTEGER PRIMARY KEY AUTOINCREMENT',
         "\"created_at\" DATETIME NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))",
@@ -53,323 +51,375 @@ class DefinitionPlan:
     ddl: tuple[str, ...]
 
 
-@define
-class _Draft:
-    changes: list[str] = field(factory=list)
-    ddl: list[str] = field(factory=list)
-    conflicts: list[str] = field(factory=list)
+@frozen
+class _Wanted:
+    """A column as declared, checked; `default` is in its stored form."""
 
-    def do(self, change: str, *statements: str) -> None:
-        self.changes.append(change)
-        self.ddl += statements
+    name: str
+    kind: ColumnType
+    required: bool
+    default: Any
+    unique: bool
+    max_length: int | None
+    references: str | None
+
+
+@frozen
+class _WantedIndex:
+    columns: tuple[str, ...]
+    unique: bool
 
 
 def plan_definition(request: DefineRequest, existing: Table | None, dialect: Dialect) -> DefinitionPlan:
     """Return what makes the table as the request says.
 
-    The tables that `references` names are not looked up here.
+    Args:
+        request: The table as it should be.
+        existing: The table as it is, None when there is none.
+        dialect: For which database.
 
     Raises:
-        Fault: The request is wrong in itself (with its path), or `schema_conflict` with the list of what
-            differs in more than additions.
+        Fault: The request is wrong (with its path), or `schema_conflict` with the list of what is no
+            addition; nothing is to be done then.
     """
     check_identifier(request.table, "table", "table")
-    columns = _columns(request)
-    indexes = _indexes(request, columns, existing)
-    draft = _Draft()
+    wanted = _check_columns(request.columns)
+    indexes = _check_indexes(request, wanted, existing)
     if existing is None:
-        _create(draft, request.table, columns, dialect)
-    elif not existing.managed:
-        draft.conflicts.append(
-            f"The table {request.table} was not made by a definition; migrations change it."
-        )
-    else:
-        for column in columns:
-            _compare(draft, existing, column, dialect)
-        _compare_unique(draft, existing, columns, indexes)
-    for index in indexes:
-        _add_index(draft, request.table, index, existing, indexes)
-    if draft.conflicts:
-        raise Fault(
-            "schema_conflict",
-            f"The table {request.table} differs in more than additions: " + " ".join(draft.conflicts),
-            hint="A definition adds columns and indexes and lengthens text; a migration does the rest.",
-            details={"conflicts": draft.conflicts},
-        )
-    return DefinitionPlan(changes=draft.changes, ddl=tuple(draft.ddl))
+        return _make(request.table, wanted, indexes, dialect)
+    return _extend(existing, wanted, indexes, dialect)
 
 
 def plan_drop(table: str, dialect: Dialect) -> tuple[str, ...]:
-    """Return the statements that remove a table with its rows."""
-    statements: tuple[str, ...] = (f"DROP TABLE {_name(table)}",)
-    if dialect is Dialect.SQLITE:
-        statements += (LENGTHS_TABLE, LENGTHS_DROP.format(table=_text(table)))
-    return statements
+    """Return the statements that remove a table and what is noted about it."""
+    drop = f"DROP TABLE {_quoted(table)}"
+    if dialect is Dialect.POSTGRES:
+        return (drop,)
+    return (LENGTHS_TABLE, LENGTHS_DROP.format(table=_text(table)), drop)
 
 
-# reading the request
+def index_name(table: str, columns: Sequence[str], *, unique: bool) -> str:
+    """Return the name of a generated index: readable, and different for different indexes of a schema."""
+    parts = (table, *columns)
+    name = "__".join((*parts, "key" if unique else "idx"))
+    if len(name) <= LONGEST_NAME and not any("__" in part or part.endswith("_") for part in parts):
+        return name
+    digest = hashlib.blake2b("\0".join((*parts, str(unique))).encode(), digest_size=6).hexdigest()
+    return f"{name[: LONGEST_NAME - len(digest) - 1]}_{digest}"
 
 
-def _columns(request: DefineRequest) -> list[Column]:
-    if len(request.columns) > _MOST_COLUMNS:
-        raise Fault("request_too_large", f"A table has at most {_MOST_COLUMNS} columns.", path="columns")
-    found: dict[str, Column] = {}
-    for place, definition in enumerate(request.columns):
+# what is asked
+
+
+def _check_columns(columns: Sequence[ColumnDefinition]) -> list[_Wanted]:
+    if len(columns) > MOST_COLUMNS:
+        raise Fault("request_too_large", f"The table has more than {MOST_COLUMNS} columns.", path="columns")
+    wanted: list[_Wanted] = []
+    names: set[str] = set()
+    for index, column in enumerate(columns):
         try:
-            column = _column(definition)
-            if column.name in found:
+            wanted.append(_check_column(column))
+            if column.name in names:
                 raise Fault("invalid_request", f"The column {column.name} stands twice.", path="name")
         except Fault as fault:
-            raise fault.at(f"columns[{place}]") from None
-        found[column.name] = column
-    return list(found.values())
+            raise fault.at(f"columns[{index}]") from None
+        names.add(column.name)
+    return wanted
 
 
-def _column(definition: ColumnDefinition) -> Column:
-    name = check_identifier(definition.name, "column", "name")
-    if name in SERVICE_COLUMNS:
+def _check_column(column: ColumnDefinition) -> _Wanted:
+    check_identifier(column.name, "column", "name")
+    if column.name in SERVICE_COLUMNS:
         raise Fault(
             "invalid_request",
-            f"The column {name} belongs to the service; every table has it.",
+            f"The column {column.name} belongs to the service, and every table has it.",
             path="name",
             hint="Leave it out.",
         )
-    kinds = [kind.value for kind in ColumnType]
-    if definition.type not in kinds:
-        near = nearest(definition.type, kinds)
+    kind = _check_type(column.type)
+    length = _check_length(column, kind)
+    if column.references is not None:
+        _check_reference(column, kind)
+    if column.unique and kind is ColumnType.JSON:
+        raise Fault("invalid_request", "A json column cannot be unique.", path="unique")
+    return _Wanted(
+        name=column.name,
+        kind=kind,
+        required=column.required,
+        default=_check_default(column, kind, length),
+        unique=column.unique,
+        max_length=length,
+        references=column.references,
+    )
+
+
+def _check_type(name: str) -> ColumnType:
+    known = [kind.value for kind in ColumnType]
+    if name not in known:
+        near = nearest(name, known)
         raise Fault(
             "invalid_request",
-            f"{definition.type[:80]!r} is no type" + (f"; did you mean {near!r}?" if near else "."),
+            f"{name!r} is no type" + (f"; did you mean {near!r}?" if near else "."),
             path="type",
-            hint="One of " + ", ".join(kinds) + ".",
+            hint="The types are " + ", ".join(known) + ".",
         )
-    kind = ColumnType(definition.type)
-    if definition.unique and kind is ColumnType.JSON:
-        raise Fault("invalid_request", "json has no order, and no unique index.", path="unique")
-    column = Column(
-        name=name,
-        type=kind,
-        nullable=not definition.required,
-        max_length=_length(definition, kind),
-        references=_reference(definition, kind),
-    )
-    if definition.default is None:
-        return column
-    try:
-        check_written(column, definition.default)
-    except Fault as fault:
-        raise fault.at("default") from None
-    return _with_default(column, definition.default)
+    return ColumnType(name)
 
 
-def _with_default(column: Column, default: Any) -> Column:
-    return Column(
-        name=column.name,
-        type=column.type,
-        nullable=column.nullable,
-        max_length=column.max_length,
-        references=column.references,
-        has_default=True,
-        default=default,
-    )
-
-
-def _length(definition: ColumnDefinition, kind: ColumnType) -> int | None:
+def _check_length(column: ColumnDefinition, kind: ColumnType) -> int | None:
     if kind is not ColumnType.STRING:
-        if definition.max_length is not None:
-            raise Fault("invalid_request", f"A column of type {kind} has no max_length.", path="max_length")
+        if column.max_length is not None:
+            raise Fault(
+                "invalid_request", f"A column of type {kind.value} has no max_length.", path="max_length"
+            )
         return None
-    length = _DEFAULT_LENGTH if definition.max_length is None else definition.max_length
-    if not 1 <= length <= _LONGEST:
-        raise Fault("out_of_range", f"max_length is 1 to {_LONGEST}.", path="max_length")
+    length = DEFAULT_LENGTH if column.max_length is None else column.max_length
+    if not 1 <= length <= LONGEST_LENGTH:
+        raise Fault(
+            "out_of_range", f"The max_length {length} is not 1 to {LONGEST_LENGTH}.", path="max_length"
+        )
     return length
 
 
-def _reference(definition: ColumnDefinition, kind: ColumnType) -> str | None:
-    if definition.references is None:
-        return None
+def _check_reference(column: ColumnDefinition, kind: ColumnType) -> None:
+    check_identifier(column.references or "", "table", "references")
     if kind is not ColumnType.INTEGER:
         raise Fault(
             "invalid_request",
-            "A column that references a table is an integer: it holds the id of a row.",
-            path="references",
+            f"The column {column.name} refers to a table, and is of type {kind.value}.",
+            path="type",
+            hint="A reference holds the id of a row: integer.",
         )
-    return check_identifier(definition.references, "table", "references")
+    if column.default is not None:
+        raise Fault("invalid_request", "A column that refers to a table has no default.", path="default")
 
 
-def _indexes(request: DefineRequest, columns: Sequence[Column], existing: Table | None) -> list[Index]:
-    """Return the indexes that the request asks for, those of unique columns first, each once."""
-    known = _known(request.table, columns, existing)
-    wanted: dict[tuple[tuple[str, ...], bool], Index] = {}
-    for name, definition in zip((column.name for column in columns), request.columns, strict=True):
-        if definition.unique:
-            wanted[(name,), True] = _index(request.table, (name,), unique=True)
-    for place, index in enumerate(request.indexes):
-        path = f"indexes[{place}].columns"
-        if not index.columns:
-            raise Fault("invalid_request", "The index has no columns.", path=path)
-        if len(set(index.columns)) < len(index.columns):
-            raise Fault("invalid_request", "The index has a column twice.", path=path)
-        if len(index.columns) > 32:
-            raise Fault("request_too_large", "An index has at most 32 columns.", path=path)
-        for at, name in enumerate(index.columns):
-            if find_column(known, name, f"{path}[{at}]").type is ColumnType.JSON:
-                raise Fault("invalid_request", f"{name} is json, which has no order.", path=f"{path}[{at}]")
-        key = (tuple(index.columns), index.unique)
-        wanted.setdefault(key, _index(request.table, key[0], unique=index.unique))
-    return list(wanted.values())
+def _check_default(column: ColumnDefinition, kind: ColumnType, length: int | None) -> Any:
+    if column.default is None:
+        return None
+    try:
+        return check_written(Column(name=column.name, type=kind, max_length=length), column.default)
+    except Fault as fault:
+        raise fault.at("default") from None
 
 
-def _known(table: str, columns: Sequence[Column], existing: Table | None) -> Table:
-    service = (
-        Column(name="id", type=ColumnType.INTEGER),
-        Column(name="created_at", type=ColumnType.DATETIME),
-        Column(name="updated_at", type=ColumnType.DATETIME),
-    )
-    before = existing.columns if existing is not None else service
-    merged = {column.name: column for column in (*before, *columns)}
-    return Table(name=table, columns=tuple(merged.values()), primary_key=("id",))
+def _check_indexes(
+    request: DefineRequest, wanted: Sequence[_Wanted], existing: Table | None
+) -> list[_WantedIndex]:
+    kinds = {column.name: column.kind for column in wanted} | {
+        "id": ColumnType.INTEGER,
+        "created_at": ColumnType.DATETIME,
+        "updated_at": ColumnType.DATETIME,
+    }
+    if existing is not None:
+        kinds = {column.name: column.type for column in existing.columns} | kinds
+    found: dict[_WantedIndex, None] = {_WantedIndex((c.name,), unique=True): None for c in wanted if c.unique}
+    for index, definition in enumerate(request.indexes):
+        path = f"indexes[{index}].columns"
+        names = tuple(definition.columns)
+        if not 1 <= len(names) <= MOST_INDEX_COLUMNS:
+            raise Fault("invalid_request", f"An index has 1 to {MOST_INDEX_COLUMNS} columns.", path=path)
+        if len(set(names)) < len(names):
+            raise Fault("invalid_request", "A column stands twice in the index.", path=path)
+        for place, name in enumerate(names):
+            _check_indexed(name, kinds, f"{path}[{place}]")
+        found[_WantedIndex(names, unique=definition.unique)] = None
+    return list(found)
 
 
-def _index(table: str, columns: tuple[str, ...], *, unique: bool) -> Index:
-    """Name an index for what it covers; a hash where the name would be too long or could mean another."""
-    name = "__".join((table, *columns, "key" if unique else "ix"))
-    parts = (table, *columns)
-    if len(name) > _LONGEST_NAME or any("__" in part or part.endswith("_") for part in parts):
-        digest = hashlib.blake2b("\n".join((*parts, str(unique))).encode(), digest_size=6).hexdigest()
-        name = f"{name[: _LONGEST_NAME - 13]}_{digest}"
-    return Index(name=name, columns=columns, unique=unique)
+def _check_indexed(name: str, kinds: dict[str, ColumnType], path: str) -> None:
+    if name not in kinds:
+        near = nearest(name, kinds)
+        raise Fault(
+            "column_not_found",
+            f"There is no column {name!r} to index" + (f"; did you mean {near!r}?" if near else "."),
+            path=path,
+        )
+    if kinds[name] is ColumnType.JSON:
+        raise Fault("invalid_request", f"The column {name} is json and has no order to index.", path=path)
 
 
-# comparing and changing
+# what is done
 
 
-def _create(draft: _Draft, table: str, columns: Sequence[Column], dialect: Dialect) -> None:
-    parts = [*_SERVICE_DDL[dialect], *(_declaration(column, dialect) for column in columns)]
-    names = ", ".join((*SERVICE_COLUMNS, *(column.name for column in columns)))
-    draft.do(f"Create the table {table} ({names}).", f"CREATE TABLE {_name(table)} ({', '.join(parts)})")
+def _make(
+    table: str, wanted: Sequence[_Wanted], indexes: Sequence[_WantedIndex], dialect: Dialect
+) -> DefinitionPlan:
+    columns = [*_SERVICE_DDL[dialect], *(_column_ddl(column, dialect) for column in wanted)]
+    ddl = [f"CREATE TABLE {_quoted(table)} ({', '.join(columns)})"]
+    changes = [f"The table {table} is made."]
+    for index in indexes:
+        ddl.append(_index_ddl(table, index))
+        changes.append(_index_sentence(index))
+    return DefinitionPlan(changes=changes, ddl=tuple(ddl))
 
 
-def _compare(draft: _Draft, existing: Table, column: Column, dialect: Dialect) -> None:
-    before = existing.by_name.get(column.name)
-    if before is None:
-        _add_column(draft, existing.name, column, dialect)
-        return
-    draft.conflicts += _differences(before, column)
-    if before.type is column.type and column.max_length is not None and before.max_length is not None:
-        if column.max_length > before.max_length:
-            _lengthen(draft, existing.name, before, column.max_length, dialect)
-        elif column.max_length < before.max_length:
-            draft.conflicts.append(
-                f"The column {column.name} holds {before.max_length} characters, not {column.max_length}."
+def _extend(
+    existing: Table, wanted: Sequence[_Wanted], indexes: Sequence[_WantedIndex], dialect: Dialect
+) -> DefinitionPlan:
+    if not existing.managed:
+        raise Fault(
+            "schema_conflict",
+            f"The table {existing.name} was not made by a definition.",
+            path="table",
+            hint="Its migrations change it.",
+        )
+    changes: list[str] = []
+    ddl: list[str] = []
+    conflicts: list[str] = []
+    for column in wanted:
+        found = existing.by_name.get(column.name)
+        if found is None:
+            if column.required and column.default is None:
+                conflicts.append(
+                    f"The new column {column.name} is required, and rows that exist have no value for it."
+                )
+            ddl.append(f"ALTER TABLE {_quoted(existing.name)} ADD COLUMN {_column_ddl(column, dialect)}")
+            changes.append(f"The column {column.name} ({column.kind.value}) is added.")
+            continue
+        conflicts += _differences(column, found)
+        if _grows(column, found):
+            ddl += _lengthen(existing.name, column, dialect)
+            changes.append(
+                f"The column {column.name} holds {column.max_length} characters, not {found.max_length}."
             )
-
-
-def _differences(before: Column, column: Column) -> Iterator[str]:
-    name = column.name
-    if before.type is not column.type:
-        yield f"The column {name} is of type {before.type}, not {column.type}."
-        return
-    if before.nullable != column.nullable:
-        yield f"The column {name} is {'not ' if before.nullable else ''}required."
-    if before.references != column.references:
-        yield f"The column {name} references {before.references or 'no table'}."
-    if not _same_default(before, column):
-        said = "no default" if not before.has_default else f"the default {before.default!r}"
-        yield f"The column {name} has {said}."
-
-
-def _same_default(before: Column, column: Column) -> bool:
-    if before.has_default != column.has_default:
-        return False
-    if not column.has_default or before.default is None:
-        return not column.has_default
-    return bool(check_value(column, before.default) == check_value(column, column.default))
-
-
-def _add_column(draft: _Draft, table: str, column: Column, dialect: Dialect) -> None:
-    if not column.nullable and not column.has_default:
-        draft.conflicts.append(
-            f"The new column {column.name} is required and has no default for the rows that exist."
+    known = {_WantedIndex(index.columns, unique=index.unique) for index in existing.indexes}
+    conflicts += _lost_uniqueness(wanted, indexes, known)
+    for index in indexes:
+        if index not in known:
+            ddl.append(_index_ddl(existing.name, index))
+            changes.append(_index_sentence(index))
+    if conflicts:
+        raise Fault(
+            "schema_conflict",
+            f"The definition of {existing.name} is more than an addition: " + " ".join(conflicts),
+            hint="A migration makes such changes; nothing was done.",
+            details={"conflicts": conflicts},
         )
-        return
-    if column.references is not None and column.has_default:
-        draft.conflicts.append(f"The new column {column.name} references a table and has a default.")
-        return
-    draft.do(
-        f"Add the column {column.name} ({column.type}).",
-        f"ALTER TABLE {_name(table)} ADD COLUMN {_declaration(column, dialect)}",
+    return DefinitionPlan(changes=changes, ddl=tuple(ddl))
+
+
+def _differences(wanted: _Wanted, found: Column) -> list[str]:
+    name = wanted.name
+    if wanted.kind is not found.type:
+        return [f"The column {name} is {found.type.value}, not {wanted.kind.value}."]
+    conflicts = []
+    if wanted.required == found.nullable:
+        now, then = ("required", "optional") if not found.nullable else ("optional", "required")
+        conflicts.append(f"The column {name} is {now}, not {then}.")
+    if not _same_default(wanted, found):
+        conflicts.append(
+            f"The default of {name} is {json.dumps(found.default)}, not {json.dumps(wanted.default)}."
+        )
+    if wanted.references != found.references:
+        conflicts.append(
+            f"The column {name} refers to {found.references or 'nothing'},"
+            f" not {wanted.references or 'nothing'}."
+        )
+    if (
+        wanted.max_length is not None
+        and found.max_length is not None
+        and wanted.max_length < found.max_length
+    ):
+        conflicts.append(f"The column {name} holds {found.max_length} characters, not {wanted.max_length}.")
+    return conflicts
+
+
+def _same_default(wanted: _Wanted, found: Column) -> bool:
+    if wanted.default is None or found.default is None:
+        return wanted.default is None and found.default is None
+    if wanted.kind is ColumnType.JSON:
+        return json_key(json.loads(wanted.default)) == json_key(found.default)
+    return type(wanted.default) is type(found.default) and bool(wanted.default == found.default)
+
+
+def _grows(wanted: _Wanted, found: Column) -> bool:
+    return (
+        wanted.kind is found.type
+        and wanted.max_length is not None
+        and found.max_length is not None
+        and wanted.max_length > found.max_length
     )
 
 
-def _lengthen(draft: _Draft, table: str, before: Column, length: int, dialect: Dialect) -> None:
-    if dialect is Dialect.POSTGRES:
-        kind = declared_type(ColumnType.STRING, length, dialect)
-        statements: tuple[str, ...] = (
-            f"ALTER TABLE {_name(table)} ALTER COLUMN {_name(before.name)} TYPE {kind}",
-        )
-    else:
-        change = LENGTHS_SET.format(table=_text(table), column=_text(before.name), length=length)
-        statements = (LENGTHS_TABLE, change)
-    draft.do(f"Lengthen the column {before.name} from {before.max_length} to {length}.", *statements)
-
-
-def _compare_unique(
-    draft: _Draft, existing: Table, columns: Sequence[Column], indexes: Sequence[Index]
-) -> None:
-    """A column that is unique and is defined again without it would be told a success it did not get."""
-    unique = {index.columns for index in existing.indexes if index.unique}
-    wanted = {index.columns for index in indexes if index.unique}
-    for column in columns:
-        if (column.name,) in unique - wanted:
-            draft.conflicts.append(f"The column {column.name} is unique.")
-
-
-def _add_index(
-    draft: _Draft, table: str, index: Index, existing: Table | None, wanted: Sequence[Index]
-) -> None:
-    same = [other for other in existing.indexes if other.columns == index.columns] if existing else []
-    if any(other.unique == index.unique for other in same):
-        return
-    over = ", ".join(index.columns)
-    wanted_unique = any(other.unique and other.columns == index.columns for other in wanted)
-    if same and not index.unique and not wanted_unique:
-        draft.conflicts.append(f"The index over {over} is unique.")
-        return
-    unique = "UNIQUE " if index.unique else ""
-    names = ", ".join(map(_name, index.columns))
-    draft.do(
-        f"Add {'a unique' if index.unique else 'an'} index over {over}.",
-        f"CREATE {unique}INDEX {_name(index.name)} ON {_name(table)} ({names})",
-    )
+def _lost_uniqueness(
+    wanted: Sequence[_Wanted], indexes: Sequence[_WantedIndex], known: set[_WantedIndex]
+) -> list[str]:
+    asked = {index.columns for index in indexes if index.unique}
+    conflicts = [
+        f"The index on {', '.join(index.columns)} is unique, and the definition says it is not."
+        for index in indexes
+        if not index.unique
+        and _WantedIndex(index.columns, unique=True) in known
+        and index.columns not in asked
+    ]
+    declared = {index.columns for index in indexes}
+    conflicts += [
+        f"The column {column.name} is unique, and the definition says it is not."
+        for column in wanted
+        if _WantedIndex((column.name,), unique=True) in known and (column.name,) not in declared
+    ]
+    return conflicts
 
 
 # SQL
 
 
-def _declaration(column: Column, dialect: Dialect) -> str:
-    kind = declared_type(column.type, column.max_length, dialect)
-    parts = [_name(column.name), kind]
-    if not column.nullable:
+def _column_ddl(column: _Wanted, dialect: Dialect) -> str:
+    parts = [_quoted(column.name), declared_type(column.kind, column.max_length, dialect)]
+    if column.required:
         parts.append("NOT NULL")
-    if column.has_default:
-        parts.append(f"DEFAULT {_default(column, kind, dialect)}")
+    if column.default is not None:
+        parts.append(f"DEFAULT {_DEFAULTS[dialect](column.kind, column.default)}")
     if column.references is not None:
-        parts.append(f'REFERENCES {_name(column.references)} ("id")')
+        parts.append(f'REFERENCES {_quoted(column.references)} ("id")')
     return " ".join(parts)
 
 
-def _default(column: Column, kind: str, dialect: Dialect) -> str:
-    stored = check_value(column, column.default)
+def _postgres_default(kind: ColumnType, stored: Any) -> str:
+    if kind is ColumnType.BOOLEAN:
+        return "true" if stored else "false"
+    return _text(repr(stored) if kind is ColumnType.FLOAT else str(stored))
+
+
+def _sqlite_default(kind: ColumnType, stored: Any) -> str:
+    if kind in (ColumnType.BOOLEAN, ColumnType.INTEGER):
+        return str(int(stored))
+    if kind is ColumnType.FLOAT:
+        return repr(stored)
+    if kind is ColumnType.JSON and stored[0] in "-0123456789":
+        # As the codec stores it: a JSON column would make a number of the text.
+        return f"x'{stored.encode().hex()}'"
+    return _text(str(stored))
+
+
+_DEFAULTS: Final[dict[Dialect, Callable[[ColumnType, Any], str]]] = {
+    Dialect.POSTGRES: _postgres_default,
+    Dialect.SQLITE: _sqlite_default,
+}
+
+
+def _index_ddl(table: str, index: _WantedIndex) -> str:
+    name = index_name(table, index.columns, unique=index.unique)
+    columns = ", ".join(_quoted(column) for column in index.columns)
+    return f"CREATE {'UNIQUE ' if index.unique else ''}INDEX {_quoted(name)} ON {_quoted(table)} ({columns})"
+
+
+def _index_sentence(index: _WantedIndex) -> str:
+    return f"The {'unique ' if index.unique else ''}index on {', '.join(index.columns)} is added."
+
+
+def _lengthen(table: str, column: _Wanted, dialect: Dialect) -> list[str]:
     if dialect is Dialect.POSTGRES:
-        text = str(stored).lower() if isinstance(stored, bool) else str(stored)
-        return f"{_text(text)}::{kind}"
-    if isinstance(stored, str):
-        return _text(stored)
-    return str(int(stored)) if isinstance(stored, bool) else repr(stored)
+        kind = declared_type(column.kind, column.max_length, dialect)
+        return [f"ALTER TABLE {_quoted(table)} ALTER COLUMN {_quoted(column.name)} TYPE {kind}"]
+    return [
+        LENGTHS_TABLE,
+        LENGTHS_SET.format(table=_text(table), column=_text(column.name), length=column.max_length),
+    ]
 
 
-def _name(name: str) -> str:
+def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
