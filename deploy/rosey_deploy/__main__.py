@@ -9,7 +9,6 @@ __all__ = ["main"]
 _EXTRAS = {
     "typer": "cli",
     "rich": "cli",
-    "click": "cli",
     "sqlalchemy": "rowstore",
     "psycopg": "rowstore",
     "alembic": "rowstore",

@@ -10,7 +10,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 
@@ -54,7 +53,7 @@ def _options(
 @app.command()
 def dev(  # noqa: PLR0917 - typer reads them by name
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- COMMAND …]", help="Run this, then stop everything.")
+        list[str] | None, typer.Argument(metavar="[-- COMMAND ...]", help="Run this, then stop everything.")
     ] = None,
     database: Annotated[
         Database | None,
@@ -79,7 +78,9 @@ def dev(  # noqa: PLR0917 - typer reads them by name
     """
     from rosey_deploy.dev_command import run_dev  # noqa: PLC0415 - --help starts without servers' code
     from rosey_deploy.stack.dev import DevOptions, default_database  # noqa: PLC0415
+    from rosey_storage.settings import Settings  # noqa: PLC0415
 
+    Settings.load()  # a misspelt variable is told before anything starts
     options = DevOptions(
         data=data,
         database="postgres"
@@ -114,18 +115,13 @@ def run(arguments: Sequence[str]) -> int:
     _mount()
     command = typer.main.get_command(app)
     try:
-        status = command.main(list(arguments), prog_name="rosey-storage", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.Abort:
-        return 130
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        command.main(list(arguments), prog_name="rosey-storage")
+    except SystemExit as ended:  # typer's way to give a status, its own usage errors included
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except (StorageError, Fault) as error:
         _tell(error)
         return 1
-    return status if isinstance(status, int) else 0
+    return 0
 
 
 def _mount() -> None:
