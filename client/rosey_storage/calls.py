@@ -85,26 +85,27 @@ class Calls:
         repeatable = not operation.writes or key is not None
         deadline = time.monotonic() + seconds
         pause = _FIRST_PAUSE
+        doubtful = False  # an earlier attempt of this write may have happened
         while True:
-            left = deadline - time.monotonic()
+            failure: Unavailable | None = None
             try:
-                reply = await self._sent(operation.tail, payload, left, key)
+                reply = await self._sent(operation.tail, payload, deadline - time.monotonic(), key)
                 if not (repeatable and _says_unavailable(reply)):
                     return reply
-                failure: Unavailable | None = None
             except StorageTimeout as error:
                 raise _too_late(operation.writes, seconds) from error
-            except NotDelivered as error:
-                failure = error
             except Unavailable as error:
-                if not repeatable:
+                if not (repeatable or isinstance(error, NotDelivered)):
                     raise
                 failure = error
             left = deadline - time.monotonic()
             if left < _FIRST_PAUSE:
-                if failure is not None:
-                    raise failure
-                return reply
+                if failure is None:
+                    return reply
+                if doubtful:
+                    failure.message += " An earlier attempt of this call may have happened."
+                raise failure
+            doubtful = doubtful or (operation.writes and not isinstance(failure, NotDelivered))
             wait = pause * random.uniform(0.5, 1)  # noqa: S311 - spreads callers, guards nothing
             await asyncio.sleep(min(wait, left / 2))
             pause = min(2 * pause, _LONGEST_PAUSE)

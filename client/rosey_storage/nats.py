@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rosey_kvstore.jetstream import JetStreamBackend
-
 from rosey_kvstore.backend import Backend, BucketLimits
 from rosey_kvstore.connection import Connection, Interrupted, NoResponders
 from rosey_kvstore.errors import Unavailable
+from rosey_kvstore.jetstream import JetStreamBackend
 from rosey_rowstore.protocol import API_VERSION, owned_name
 from rosey_storage.settings import Settings
 from rosey_storage.transport import NotDelivered

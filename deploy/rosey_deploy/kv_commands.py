@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
-import os
 import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,7 +24,7 @@ from rich.text import Text
 from rosey_deploy.kv_output import Output, change_members, compact, entry_members, local_time
 from rosey_kvstore import KV
 from rosey_kvstore.connection import Connection
-from rosey_kvstore.errors import InvalidJson, InvalidName, InvalidRequest, NotProvisioned, StorageError
+from rosey_kvstore.errors import InvalidJson, InvalidName, InvalidRequest, NotProvisioned
 from rosey_kvstore.jetstream import JetStreamBackend
 from rosey_rowstore.protocol import Fault, check_plugin, owned_name
 from rosey_storage import Storage
@@ -320,19 +319,10 @@ def _run(
         async with _opened(plugin, settings) as kv:
             await work(kv, Output())
 
-    try:
-        asyncio.run(run())
-    except StorageError as error:
-        # The command says whose call it was; what is left is the code, the sentence and the remedy.
-        _fail(f"[{error.code}] {error.message}" + (f" (at {error.path})" if error.path else ""), error.hint)
-    except BrokenPipeError:
-        # `… | head` has read enough; the interpreter's own flush at the end must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    asyncio.run(run())
 
 
-def _fail(message: str, hint: str | None = None) -> Never:
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(Text(message, style="red"))
-    if hint:
-        console.print(Text(hint))
+def _fail(message: str) -> Never:
+    """End with status 1, for an answer that is no error of the storage's: there is nothing."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(message))
     raise typer.Exit(1)

@@ -19,7 +19,7 @@ from typing import Any
 import nats
 import uvloop
 
-from rosey_storage import Storage, StorageError
+from rosey_storage import Column, Index, Storage, StorageError
 
 ROWS = 20_000
 AUTHORS = 100
@@ -211,15 +211,15 @@ async def seed(plugins: list[str]) -> None:
     """Make the tables and fill them."""
     for plugin in plugins:
         async with Storage.connect(plugin, timeout=60) as storage:
-            columns: list[dict[str, Any]] = [
-                {"name": "text", "type": "text", "required": True},
-                {"name": "by", "type": "string", "required": True, "max_length": 64},
-                {"name": "score", "type": "integer", "required": True},
+            columns = [
+                Column("text", "text", required=True),
+                Column("by", "string", required=True, max_length=64),
+                Column("score", "integer", required=True),
             ]
             for name in ("quotes", "notes"):
-                indexes = [{"columns": ["by", "score"]}] if name == "quotes" else []
-                await storage.table(name).define(columns, indexes=indexes)  # type: ignore[arg-type]
-            await storage.table("counters").define([{"name": "n", "type": "integer", "default": 0}])  # type: ignore[list-item]
+                indexes = [Index("by", "score")] if name == "quotes" else []
+                await storage.table(name).define(columns, indexes=indexes)
+            await storage.table("counters").define([Column("n", "integer", default=0)])
             for start in range(0, ROWS, 1000):
                 rows = [
                     {"text": f"{LINE} {number}", "by": author(number), "score": number * 7919 % 1000}

@@ -110,7 +110,7 @@ class Bench:
                 "ROSEY_STORAGE_DATABASE": self.postgres.dsn,
                 "ROSEY_STORAGE_PLUGINS": str(plugins),
             }
-            self.start(stack, [sys.executable, "-m", "rosey_rowstore"], "service.log")
+            self.start(stack, [sys.executable, "-m", "rosey_rowstore", "--provision"], "service.log")
             self.load("seed", "bench", "noisy")
             with psycopg.connect(self.postgres.dsn, autocommit=True) as connection:
                 connection.execute(DIRECT.encode())

@@ -60,7 +60,7 @@ async def take(watch: Watch | AsyncIterator[Any], count: int, *, within: float =
 async def until(check: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:
     """Wait until `check` says so."""
     async with asyncio.timeout(within):
-        while not await check():  # noqa: ASYNC110  # what is waited for happens in a server
+        while not await check():  # what is waited for happens in a server
             await asyncio.sleep(0.02)
 
 

@@ -44,8 +44,11 @@ def parse_set(
     for name, operand in changes.items():
         try:
             column = facts.writable(name)
-            rule, operand = _rule(column, operand)
-            found.append(_change(sql, column, rule, operand, values))
+            rule, value = _rule(column, operand)
+            try:
+                found.append(_change(sql, column, rule, value, values))
+            except Fault as fault:
+                raise (fault if value is operand else fault.at(rule)) from None
         except Fault as fault:
             raise fault.at(f"set.{name}") from None
     return tuple(found), values

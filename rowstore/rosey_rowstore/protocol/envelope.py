@@ -92,8 +92,8 @@ def decode_reply(operation: Operation[Request, Reply], payload: bytes) -> Reply:
         body = load_trusted_json(payload)
     except (ValueError, RecursionError) as error:
         raise Fault("internal", f"The service's reply is no JSON: {error}.") from error
-    if isinstance(body, dict) and isinstance(error := body.get("error"), dict):
-        raise _fault_from(error)
+    if isinstance(body, dict) and isinstance(refusal := body.get("error"), dict):
+        raise _fault_from(refusal)
     if not isinstance(body, dict) or "result" not in body:
         raise Fault("internal", "The service's reply has neither a result nor an error.")
     return structure_reply(body["result"], operation.reply)

@@ -75,7 +75,7 @@ async def progress(load: Load) -> None:
     """Return once every kind of call succeeds again."""
     before = load.done
     async with asyncio.timeout(RECOVERY):
-        while any(now <= then + 5 for now, then in zip(load.done, before, strict=True)):  # noqa: ASYNC110 - counts, no event
+        while any(now <= then + 5 for now, then in zip(load.done, before, strict=True)):
             await asyncio.sleep(0.05)
 
 

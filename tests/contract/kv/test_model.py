@@ -196,14 +196,15 @@ class Player:
         assert await kv.get_many(KEYS) == {one: self.model.value(one) for one in KEYS if self.model.live(one)}
 
 
-@pytest.mark.parametrize("seed", range(3))
-async def test_random_calls(place: Place, seed: int) -> None:
-    """250 random calls through two clients, every answer as the model says, every change told once."""
+@pytest.mark.parametrize(("seed", "calls"), [(0, 120), pytest.param(1, 1000, marks=pytest.mark.slow)])
+@pytest.mark.timeout(300)
+async def test_random_calls(place: Place, seed: int, calls: int) -> None:
+    """Random calls through two clients, every answer as the model says, every change told once."""
     place.limits = BucketLimits(history=HISTORY)
     clients = [await place.kv(), await place.kv()]
     player = Player(clients, random.Random(seed))
     async with clients[0].watch() as changes:
-        for _ in range(250):
+        for _ in range(calls):
             await player.play()
         await asyncio.sleep(3)
         player.model.settle()

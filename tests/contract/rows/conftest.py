@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from rosey_rowstore.application import Application
-from rosey_rowstore.plugins import Plugins
 
 from contract.rows.speaker import Speaker
+from rosey_rowstore.application import Application
+from rosey_rowstore.plugins import Plugins
 
 DATABASES = ["postgres", "sqlite"]
 

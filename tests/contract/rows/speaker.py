@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from attrs import frozen
+
 from rosey_rowstore.application import Application
 
 
@@ -29,7 +30,7 @@ class Speaker:
 
     async def call(self, tail: str, headers: dict[str, str] | None = None, /, **members: Any) -> Any:
         """Send one request."""
-        return await self.send(tail, json.dumps(members).encode(), headers)
+        return await self.send(tail, json.dumps(members, ensure_ascii=False).encode("utf-8", "surrogatepass"), headers)
 
     async def send(self, tail: str, payload: bytes, headers: dict[str, str] | None = None) -> Any:
         """Send bytes as they are."""

@@ -62,7 +62,7 @@ async def test_every_filter_operator(speaker: Speaker, kind: str) -> None:
                 if code:
                     refused = await speaker.refusal("rows.select", table="things", where=where)
                     assert refused.code == code, f"{where}: {refused}"
-                    assert (refused.path or "").endswith(f"{name}.{operator}"), f"{where}: {refused}"
+                    assert (refused.path or "").endswith(f".{name}"), f"{where}: {refused}"
                     continue
                 page = await speaker.call("rows.select", table="things", where=where, limit=1000)
                 expected = [row["k"] for row in model.rows if matches(row, where)]
@@ -117,13 +117,13 @@ async def test_every_update_operator(speaker: Speaker, kind: str) -> None:
                 refused = await speaker.refusal(
                     "rows.update", table="things", where={}, all_rows=True, set=change
                 )
-                assert (refused.code, refused.path) == ("type_mismatch", f"set.{name}.{operator}"), change
+                assert (refused.code, refused.path) == ("type_mismatch", f"set.{name}"), change
                 continue
             if operand is None and operator != "$set":
                 refused = await speaker.refusal(
                     "rows.update", table="things", where={}, all_rows=True, set=change
                 )
-                assert (refused.code, refused.path) == ("value_required", f"set.{name}.{operator}"), change
+                assert (refused.code, refused.path) == ("value_required", f"set.{name}"), change
                 continue
             rows = [{"k": number, name: value} for number, value in enumerate([*values, None])]
             model = Model()

@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from rosey_rowstore.application import Application
-from rosey_rowstore.plugins import Plugins
 
 from contract.rows.speaker import Speaker
+from rosey_rowstore.application import Application
+from rosey_rowstore.plugins import Plugins
 
 COLUMNS = [
     {"name": "name", "type": "string"},

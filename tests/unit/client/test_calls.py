@@ -116,6 +116,16 @@ async def test_a_broken_write_with_a_key_is_sent_again_with_the_same_key(broken)
     assert [sent.headers["Nats-Msg-Id"] for sent in script.sent] == ["order-7", "order-7"]
 
 
+@pytest.mark.parametrize("broken", [Unavailable("The connection broke."), AWAY])
+async def test_a_doubtful_attempt_is_not_forgotten(broken):
+    """When the last word is that nothing was delivered, the error still tells of the attempt before."""
+    away = [NotDelivered("NATS is away.") for _ in range(99)]
+    storage, _ = scripted_storage(broken, *away, timeout=0.3)
+    async with storage:
+        with pytest.raises(Unavailable, match=r"away\. An earlier attempt of this call may have happened"):
+            await storage.table("t").insert({}, idempotency_key="order-7")
+
+
 async def test_a_read_of_a_database_that_stays_away_says_so():
     """The last word of the service is what the caller gets."""
     storage, _ = scripted_storage(*[AWAY] * 99, timeout=0.3)

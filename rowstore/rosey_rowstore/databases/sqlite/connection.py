@@ -52,7 +52,7 @@ class FileConnection:
                 self.raw.execute("PRAGMA journal_mode = WAL")
             if read_only:
                 self.raw.execute("PRAGMA query_only = ON")
-            sqlite_functions.register(self.raw)
+            self._faults = sqlite_functions.register(self.raw)
             self.raw.set_progress_handler(self._overdue, _STEPS_BETWEEN_LOOKS)
         except BaseException:
             self.raw.close()
@@ -74,9 +74,19 @@ class FileConnection:
         return version
 
     def run(self, statement: Statement) -> Result:
-        """Run one statement to its end."""
-        cursor = self.raw.execute(statement.sql, statement.parameters)
-        rows = cursor.fetchall()
+        """Run one statement to its end.
+
+        Raises:
+            Fault: What a function of the engine refused; SQLite itself says only that one raised.
+        """
+        try:
+            cursor = self.raw.execute(statement.sql, statement.parameters)
+            rows = cursor.fetchall()
+        except sqlite3.OperationalError as error:
+            fault = self._faults.take()
+            if fault is None:
+                raise
+            raise fault from error
         return Result(rows, cursor.rowcount if cursor.rowcount >= 0 else len(rows))
 
     def run_all(self, statements: Sequence[Statement]) -> list[Result]:
