@@ -17,11 +17,11 @@ from sqlalchemy.pool import StaticPool
 
 from rosey_rowstore.engine import sqlite_functions
 from rosey_rowstore.migrations import snapshot
+from rosey_rowstore.migrations.names import VERSION_TABLE
 from rosey_rowstore.migrations.snapshot import Snapshot, TableState
 
-__all__ = ["VERSION_TABLE", "MovedError", "PostgresTarget", "SqliteTarget", "Target", "TransactionEndedError"]
+__all__ = ["MovedError", "PostgresTarget", "SqliteTarget", "Target", "TransactionEndedError"]
 
-VERSION_TABLE: Final = "_rosey_version"
 _OWN: Final = "_rosey_"
 _BUSY_SECONDS: Final = 10.0
 _LOCK_PAUSE: Final = 0.05
@@ -87,6 +87,13 @@ def _engine(url: str, connection: Any, **options: Any) -> sa.Engine:
     return engine
 
 
+def _connect(engine: sa.Engine) -> sa.Connection:
+    connection = engine.connect()
+    # In SQLAlchemy's eyes one transaction stands all the time, so that Alembic neither begins nor commits.
+    connection.begin()
+    return connection
+
+
 def _refuse_end(_: sa.Connection) -> None:
     raise TransactionEndedError("A revision may not commit: the whole run is one transaction.")
 
@@ -111,7 +118,7 @@ class PostgresTarget:
         engine = _engine(
             "postgresql+psycopg://", self._raw, isolation_level="AUTOCOMMIT", use_native_hstore=False
         )
-        self.connection = engine.connect()
+        self.connection = _connect(engine)
         self._transaction: int | None = None
 
     def _take_lock(self, name: str, seconds: float) -> None:
@@ -254,7 +261,7 @@ class SqliteTarget:
         sqlite_functions.register(self._raw)
         # Opens what SQLite opens late, before the doors are closed.
         self._raw.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        self.connection = _engine("sqlite://", self._raw).connect()
+        self.connection = _connect(_engine("sqlite://", self._raw))
         self._trusted = False
         self._numbers = _Numbers()
         self._raw.set_authorizer(self._authorize)
