@@ -141,6 +141,7 @@ def _batches(sql: Sql, facts: TableFacts, rows: Sequence[Mapping[str, Any]], *, 
         names = tuple(rows[0])
         return [_Batch(names, [0], [_values(sql, facts, rows[0], names, 0)])]
     every = tuple(dict.fromkeys(name for row in rows for name in row))
+    _check_names(facts, rows, every)
     found: dict[Names, _Batch] = {}
     for place, row in enumerate(rows):
         names = every if len(row) == len(every) else _names(facts, row, every, fills=fills)
@@ -150,6 +151,16 @@ def _batches(sql: Sql, facts: TableFacts, rows: Sequence[Mapping[str, Any]], *, 
         batch.places.append(place)
         batch.rows.append(_values(sql, facts, row, names, place))
     return list(found.values())
+
+
+def _check_names(facts: TableFacts, rows: Sequence[Mapping[str, Any]], names: Names) -> None:
+    """Refuse a column that no row may give, at the first row that gives it and not at one that lacks it."""
+    for name in names:
+        try:
+            facts.writable(name)
+        except Fault as fault:
+            place = next(index for index, row in enumerate(rows) if name in row)
+            raise fault.at(f"rows[{place}].{name}") from None
 
 
 def _names(facts: TableFacts, row: Mapping[str, Any], every: Names, *, fills: bool) -> Names:
