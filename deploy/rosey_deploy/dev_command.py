@@ -211,7 +211,8 @@ class _Screen:
     def _where_rows_live(self, stack: DevStack) -> str:
         if stack.postgres is None:
             return f"SQLite, {_short(stack.data / 'rows')}/<plugin>.sqlite3"
-        return f"psql '{stack.database_url}'" if not self._brief else "PostgreSQL"
+        password = _short(stack.postgres.folder / "password")
+        return f"PostgreSQL, port {stack.postgres.port}, user postgres, its password in {password}"
 
     def _line(self, name: str, value: str) -> None:
         self._console.print(Text.assemble(f"  {name:<12}", value))

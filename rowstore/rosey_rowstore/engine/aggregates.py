@@ -203,11 +203,8 @@ def _measure(
         return Column(name=name, type=ColumnType.INTEGER, nullable=False), sa.func.count(found)
     if measure.function in ("$min", "$max"):
         return _extreme(sql, measure, column, found)
-    decimal = column.type is ColumnType.DECIMAL
-    if measure.function == "$sum":
-        kind = column.type
-    else:
-        kind = ColumnType.DECIMAL if decimal else ColumnType.FLOAT
+    averaged = ColumnType.DECIMAL if column.type is ColumnType.DECIMAL else ColumnType.FLOAT
+    kind = column.type if measure.function == "$sum" else averaged
     made = Column(name=name, type=kind)
     if not sql.postgres:
         return made, getattr(sa.func, f"rosey_{column.type.value}_{measure.function[1:]}")(found)

@@ -33,7 +33,10 @@ def plan_update(sql: Sql, cache: Cache, facts: TableFacts, request: UpdateReques
     where_at = len(values)
     now_at = where_at + len(parser.values)
     compiled = cache.get(
-        key, lambda: _compile_update(sql, facts, changes, shape, where_at, now_at, request.returning)
+        key,
+        lambda: _compile_update(
+            sql, facts, changes, shape, where_at=where_at, now_at=now_at, returning=request.returning
+        ),
     )
     moments = () if sql.postgres else ((now := now_text()), now[:10])
     statement = Statement(compiled.sql, compiled.bind([*values, *parser.values, *moments]))
@@ -118,6 +121,7 @@ def _compile_update(
     facts: TableFacts,
     changes: tuple[Change, ...],
     shape: Shape,
+    *,
     where_at: int,
     now_at: int,
     returning: bool,

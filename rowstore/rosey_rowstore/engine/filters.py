@@ -130,10 +130,7 @@ class FilterParser:
                 if not any(key[:1] == "$" for key in operand):
                     check_value(column, operand)  # says what the column takes
                 raise _unknown(name, _OPERATORS)
-            try:
-                found.append(self._term(column, name, value))
-            except Fault as fault:
-                raise fault.at(name) from None
+            found.append(self._term(column, name, value))
 
     def _term(self, column: Column, operator: str, operand: Any) -> Shape:
         self._terms += 1
@@ -177,7 +174,7 @@ class FilterParser:
                 try:
                     values.append(codec.compared(kind, check_value(column, value)))
                 except Fault as fault:
-                    raise fault.at(f"[{index}]") from None
+                    raise fault.at(f"{operator}[{index}]") from None
         null: Shape | None = ("null", column.name) if len(values) < len(operand) else None
         if not values:
             return null or _NEVER

@@ -48,7 +48,7 @@ def plan_insert(sql: Sql, cache: Cache, facts: TableFacts, request: InsertReques
     """Return the plan of an insert: one statement, unless rows leave different computed defaults out."""
     _check_count(request.rows, limits)
     batches = _batches(sql, facts, request.rows, fills=True)
-    return _plan(sql, cache, facts, batches, None, request, limits)
+    return _plan(sql, cache, facts, batches, None, request=request, limits=limits)
 
 
 def plan_upsert(sql: Sql, cache: Cache, facts: TableFacts, request: UpsertRequest, limits: Limits) -> Plan:
@@ -59,7 +59,7 @@ def plan_upsert(sql: Sql, cache: Cache, facts: TableFacts, request: UpsertReques
     batches = _batches(sql, facts, request.rows, fills=False)
     _check_keys_given(request.rows, key)
     _check_keys_differ(batches, key)
-    return _plan(sql, cache, facts, batches, _Conflict(key, rules), request, limits)
+    return _plan(sql, cache, facts, batches, _Conflict(key, rules), request=request, limits=limits)
 
 
 def _check_count(rows: Sequence[Any], limits: Limits) -> None:
@@ -136,11 +136,12 @@ def _check_keys_differ(batches: Sequence[_Batch], key: Names) -> None:
 
 
 def _batches(sql: Sql, facts: TableFacts, rows: Sequence[Mapping[str, Any]], *, fills: bool) -> list[_Batch]:
-    """Return the rows by the columns that they give; `fills` writes known defaults out, so that fewer differ."""
+    """Return the rows by the columns that they give; `fills` writes known defaults out: fewer differ."""
     if len(rows) == 1:
         names = tuple(rows[0])
         return [_Batch(names, [0], [_values(sql, facts, rows[0], names, 0)])]
     every = tuple(dict.fromkeys(name for row in rows for name in row))
+    _check_names(facts, rows, every)
     found: dict[Names, _Batch] = {}
     for place, row in enumerate(rows):
         names = every if len(row) == len(every) else _names(facts, row, every, fills=fills)
@@ -150,6 +151,16 @@ def _batches(sql: Sql, facts: TableFacts, rows: Sequence[Mapping[str, Any]], *, 
         batch.places.append(place)
         batch.rows.append(_values(sql, facts, row, names, place))
     return list(found.values())
+
+
+def _check_names(facts: TableFacts, rows: Sequence[Mapping[str, Any]], names: Names) -> None:
+    """Refuse a column that no row may give, at the first row that gives it and not at one that lacks it."""
+    for name in names:
+        try:
+            facts.writable(name)
+        except Fault as fault:
+            place = next(index for index, row in enumerate(rows) if name in row)
+            raise fault.at(f"rows[{place}].{name}") from None
 
 
 def _names(facts: TableFacts, row: Mapping[str, Any], every: Names, *, fills: bool) -> Names:
@@ -196,6 +207,7 @@ def _plan(
     facts: TableFacts,
     batches: list[_Batch],
     conflict: _Conflict | None,
+    *,
     request: InsertRequest | UpsertRequest,
     limits: Limits,
 ) -> Plan:
@@ -221,7 +233,7 @@ def _plan(
 def _may_pass(
     facts: TableFacts, batches: Sequence[_Batch], conflict: _Conflict | None, count: int, room: int
 ) -> bool:
-    """Return whether the returned rows could be larger than a reply; by the sizes given, without a database."""
+    """Return whether the returned rows could be larger than a reply, by the sizes that were given."""
     if facts.default_size is None:
         return True
     if conflict is not None and facts.reader.has_texts:  # what the row held before may come back
@@ -319,7 +331,7 @@ def _listed(
     insert = _insert(sql, clause)
     insert = insert.values(rows if count > 1 else rows[0]) if rows[0] else insert.values({})
     return sql.compile(
-        _ending(sql, facts, clause, insert, names, conflict, width * count, returning=returning)
+        _ending(sql, facts, clause, insert, names, conflict=conflict, now=width * count, returning=returning)
     )
 
 
@@ -337,7 +349,9 @@ def _unnested(
     )
     query = sa.select(*[given.c[name] for name in names], *moments.values())
     insert = _insert(sql, clause).from_select([*names, *moments], query)
-    return sql.compile(_ending(sql, facts, clause, insert, names, conflict, 0, returning=returning))
+    return sql.compile(
+        _ending(sql, facts, clause, insert, names, conflict=conflict, now=0, returning=returning)
+    )
 
 
 def _insert(sql: Sql, clause: sa.TableClause) -> Any:
@@ -350,9 +364,9 @@ def _ending(
     clause: sa.TableClause,
     insert: Any,
     names: Names,
+    *,
     conflict: _Conflict | None,
     now: int,
-    *,
     returning: bool,
 ) -> Any:
     columns = facts.table.by_name

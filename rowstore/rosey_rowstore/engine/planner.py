@@ -97,10 +97,10 @@ class Planner:
         return plan_upsert(self._sql, self._shapes, facts, request, limits)
 
     def _select(self, request: SelectRequest, facts: TableFacts, limits: Limits, plugin: str) -> Plan:
-        return plan_select(self._sql, self._shapes, facts, request, limits, plugin)
+        return plan_select(self._sql, self._shapes, facts, request, limits, plugin=plugin)
 
     def _search(self, request: SearchRequest, facts: TableFacts, limits: Limits, plugin: str) -> Plan:
-        return plan_search(self._sql, self._shapes, facts, request, limits, plugin)
+        return plan_search(self._sql, self._shapes, facts, request, limits, plugin=plugin)
 
     def _aggregate(self, request: AggregateRequest, facts: TableFacts, limits: Limits, _: str) -> Plan:
         return plan_aggregate(self._sql, self._shapes, facts, request, limits)

@@ -57,20 +57,22 @@ class _Shape:
 
 
 def plan_select(
-    sql: Sql, cache: Cache, facts: TableFacts, request: SelectRequest, limits: Limits, plugin: str
+    sql: Sql, cache: Cache, facts: TableFacts, request: SelectRequest, limits: Limits, *, plugin: str
 ) -> Plan:
     """Return the plan of a select."""
     columns = None if request.columns is None else _columns(facts, request.columns)
-    return _plan(sql, cache, facts, request, limits, plugin, columns, (), ())
+    return _plan(sql, cache, facts, request, limits, plugin=plugin, columns=columns, terms=(), searched=())
 
 
 def plan_search(
-    sql: Sql, cache: Cache, facts: TableFacts, request: SearchRequest, limits: Limits, plugin: str
+    sql: Sql, cache: Cache, facts: TableFacts, request: SearchRequest, limits: Limits, *, plugin: str
 ) -> Plan:
     """Return the plan of a search: every term stands in at least one of the columns."""
     searched = _searched(facts, request.columns)
     terms = check_search(request.query)
-    return _plan(sql, cache, facts, request, limits, plugin, None, terms, searched)
+    return _plan(
+        sql, cache, facts, request, limits, plugin=plugin, columns=None, terms=terms, searched=searched
+    )
 
 
 def check_limit(limit: int, limits: Limits) -> int:
@@ -152,6 +154,7 @@ def _plan(
     facts: TableFacts,
     request: SelectRequest | SearchRequest,
     limits: Limits,
+    *,
     plugin: str,
     columns: tuple[str, ...] | None,
     terms: tuple[str, ...],
@@ -206,7 +209,7 @@ def _finisher(
         raw = results[0].rows
         more = len(raw) > limit
         shown = raw[:limit] if more else raw
-        rows = [page.reader.read(row) for row in shown]
+        rows = page.reader.read_all(shown)
         if page.reader.largest(shown) <= room and not more:
             return PageReply(rows=rows)
         kept = _fitting(page, rows, shown, room)
@@ -255,10 +258,8 @@ def _compile(sql: Sql, facts: TableFacts, shape: _Shape) -> _Page:
     order = tuple(table.by_name[name] for name, _ in shape.order)
     positions = itertools.count()
     conditions = [Conditions(sql, table, clause, positions).build(shape.where)]
-    for _ in range(shape.terms):
-        conditions.append(
-            _term(sql, clause, [table.by_name[name] for name in shape.searched], next(positions))
-        )
+    searched = [table.by_name[name] for name in shape.searched]
+    conditions += [_term(sql, clause, searched, next(positions)) for _ in range(shape.terms)]
     single = facts.at_most_one(shape.where)
     if shape.nulls is not None:
         conditions.append(_after(sql, table.by_name, clause, shape, positions))

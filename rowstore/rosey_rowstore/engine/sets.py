@@ -45,10 +45,7 @@ def parse_set(
         try:
             column = facts.writable(name)
             rule, value = _rule(column, operand)
-            try:
-                found.append(_change(sql, column, rule, value, values))
-            except Fault as fault:
-                raise (fault if value is operand else fault.at(rule)) from None
+            found.append(_change(sql, column, rule, value, values))
         except Fault as fault:
             raise fault.at(f"set.{name}") from None
     return tuple(found), values
@@ -109,7 +106,7 @@ def _not_for(rule: str, column: Column) -> Fault:
 
 
 def stored_change(sql: Sql, column: Column, rule: str, before: Expression, value: Expression) -> Expression:
-    """Return what a column holds after `$set`, `$inc`, `$mul`, `$max` or `$min` with a value that is not null."""
+    """Return what a column holds after an operator that takes a value, with one that is not null."""
     if rule == "$set":
         return value
     if rule in _ARITHMETIC:
@@ -142,7 +139,7 @@ def _as_text(sql: Sql, column: Column) -> bool:
 
 
 def merged(sql: Sql, column: Column, rule: str, before: Expression, given: Expression) -> Expression:
-    """Return what a column of a row that exists holds after an upsert; a given null moves nothing but `$set`."""
+    """Return what a row that exists holds after an upsert; a given null moves nothing but `$set`."""
     if rule == "$set":
         return given
     after = stored_change(sql, column, rule, before, given)

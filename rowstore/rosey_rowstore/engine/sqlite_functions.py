@@ -179,7 +179,7 @@ class _Exact:
 
     def average(self) -> Decimal:
         """Return the average with twenty digits after the point, half away from zero."""
-        scaled = _exact.multiply(abs(self.total), Decimal(2).scaleb(_AVERAGE_SCALE, _exact))
+        scaled = _exact.multiply(self.total.copy_abs(), Decimal(2).scaleb(_AVERAGE_SCALE, _exact))
         figures = _exact.divide_int(_exact.add(scaled, Decimal(self.count)), Decimal(2 * self.count))
         return figures.scaleb(-_AVERAGE_SCALE, _exact).copy_sign(self.total)
 

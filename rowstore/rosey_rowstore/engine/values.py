@@ -234,7 +234,7 @@ def _uuid(value: Any, column: Column) -> str:
     return value.lower()
 
 
-def _json(value: Any, column: Column) -> str:
+def _json(value: Any, _: Column) -> str:
     check_json(value)
     return _encode_json(value)
 

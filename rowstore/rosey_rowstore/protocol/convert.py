@@ -69,8 +69,15 @@ def _number(value: Any, _: Any) -> float:
 
 def _one_of(value: Any, kind: Any) -> Any:
     allowed = get_args(kind)
-    if type(value) is not str or value not in allowed:
+    if type(value) is not str:
         raise _WrongKindError("one of " + ", ".join(allowed), value)
+    if value not in allowed:
+        near = nearest(value, allowed)
+        raise Fault(
+            "unknown_operator" if value.startswith("$") else "invalid_request",
+            f"{value[:80]!r} is none of what may stand here" + (f"; did you mean {near!r}?" if near else "."),
+            hint="One of " + ", ".join(allowed) + ".",
+        )
     return value
 
 
@@ -253,5 +260,7 @@ def _extend(path: str, error: BaseException) -> str:
         if isinstance(note, AttributeValidationNote):
             return f"{path}.{note.name}" if path else note.name
         if isinstance(note, IterableValidationNote):
+            if isinstance(note.index, str):  # a member of an object
+                return f"{path}.{note.index}" if path else note.index
             return f"{path}[{note.index}]"
     return path

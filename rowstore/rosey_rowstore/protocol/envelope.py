@@ -15,7 +15,7 @@ from rosey_rowstore.protocol.convert import (
     unstructure_reply,
     unstructure_request,
 )
-from rosey_rowstore.protocol.json import dump_json, load_json, load_trusted_json
+from rosey_rowstore.protocol.json import dump_checked_json, dump_json, load_json, load_trusted_json
 from rosey_rowstore.protocol.operations import Operation
 
 __all__ = [
@@ -65,7 +65,7 @@ def encode_request(request: Any) -> bytes:
 
 def encode_reply(reply: Any) -> bytes:
     """Return a reply in its envelope."""
-    return dump_json({"result": unstructure_reply(reply)})
+    return dump_checked_json({"result": unstructure_reply(reply)})
 
 
 def encode_fault(fault: Fault) -> tuple[bytes, dict[str, str]]:

@@ -30,7 +30,9 @@ class Speaker:
 
     async def call(self, tail: str, headers: dict[str, str] | None = None, /, **members: Any) -> Any:
         """Send one request."""
-        return await self.send(tail, json.dumps(members, ensure_ascii=False).encode("utf-8", "surrogatepass"), headers)
+        return await self.send(
+            tail, json.dumps(members, ensure_ascii=False).encode("utf-8", "surrogatepass"), headers
+        )
 
     async def send(self, tail: str, payload: bytes, headers: dict[str, str] | None = None) -> Any:
         """Send bytes as they are."""

@@ -136,9 +136,9 @@ class Trio:
     async def _delete(self) -> None:
         where = {"k": self.requests.some_k()} | self.requests.where()
         allowed = self.random.choice([None, 0, 1])
-        matching = sum(matches(row, where) for row in self.model.rows)
         answers = await self.ask("rows.delete", where=where, max_rows=allowed, returning=True)
         if answers:
+            matching = sum(matches(row, where) for row in self.model.rows)
             assert allowed is None or matching <= allowed
             self.check_rows(where, answers, self.model.delete(where), ordered=False)
 

@@ -24,7 +24,8 @@ CREATE TABLE everything (
     a serial, b smallint NOT NULL DEFAULT 7, c text DEFAULT 'it''s', d numeric(10, 2) DEFAULT 1.50,
     e boolean DEFAULT true, f timestamptz DEFAULT now(), g timestamp, h uuid, i jsonb DEFAULT '{"a": [1]}',
     j mood, k short, l double precision DEFAULT 2.5, m bigint REFERENCES parents,
-    n bigint GENERATED ALWAYS AS (b * 2) STORED, o date DEFAULT '2026-01-02', p char(3), PRIMARY KEY (b, a), UNIQUE (c));
+    n bigint GENERATED ALWAYS AS (b * 2) STORED, o date DEFAULT '2026-01-02', p char(3),
+    PRIMARY KEY (b, a), UNIQUE (c));
 CREATE INDEX everything_de ON everything (d, e);
 CREATE INDEX everything_part ON everything (d) WHERE e;
 CREATE INDEX everything_lower ON everything (lower(c));

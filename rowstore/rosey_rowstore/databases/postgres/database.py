@@ -55,6 +55,7 @@ class _Plugin:
     reflected_epoch: int = -1
     generation: int = 0
     lock: asyncio.Lock = field(factory=asyncio.Lock)
+    defining: asyncio.Lock = field(factory=asyncio.Lock)
 
 
 class PostgresDatabase:
@@ -231,6 +232,25 @@ class PostgresDatabase:
         async with self._service.use() as connection:
             return await catalog.sizes(connection, owned_name(plugin))
 
+    async def turn_to_define(self, name: str, limits: Limits, deadline: float) -> asyncio.Lock:
+        """Take this process's turn to define: the owner's login has few connections.
+
+        Raises:
+            Fault: `timeout` when other definitions of the plugin take until the deadline.
+        """
+        if self._planner is None:
+            await self._ready()
+        lock = self._known(name, limits).defining
+        try:
+            await asyncio.wait_for(lock.acquire(), deadline - asyncio.get_running_loop().time())
+        except TimeoutError:
+            raise Fault(
+                "timeout",
+                "Other definitions of the plugin took all the time; nothing was done.",
+                hint="Ask again.",
+            ) from None
+        return lock
+
     async def owner_session(self, name: str, limits: Limits, seconds: float) -> AsyncConnection[Any]:
         """Return a connection as the plugin's owner, whose statements may take `seconds`."""
         found = await self.find_logins(name, limits)
@@ -273,6 +293,14 @@ class _Definition:
         self._done = False
 
     async def __aenter__(self) -> Self:
+        self._turn = await self._database.turn_to_define(self._plugin, self._limits, self._deadline)
+        try:
+            return await self._begin()
+        except BaseException:
+            self._turn.release()
+            raise
+
+    async def _begin(self) -> Self:
         seconds = max(0.05, self._deadline - asyncio.get_running_loop().time())
         self._connection = await self._database.owner_session(self._plugin, self._limits, seconds)
         try:
@@ -310,6 +338,7 @@ class _Definition:
         except psycopg.Error as error:
             raise _definition_fault(error, ()) from error
         finally:
+            self._turn.release()
             await self._connection.close()
 
 
