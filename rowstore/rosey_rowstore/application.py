@@ -10,12 +10,11 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from rosey_rowstore.databases import database_for
 from rosey_rowstore.databases.base import Database, StaleSchemaError, Work
 from rosey_rowstore.databases.describe import describe, summaries
 from rosey_rowstore.databases.failures import internal_fault
@@ -73,7 +72,7 @@ class Application:
     ) -> None:
         self.database_url = database_url
         self._plugins = plugins
-        self._database = _database(database_url, may_provision=provision)
+        self._database = database_for(database_url, may_provision=provision)
         self._migrations = MigrationCalls(self._database, plugins, allow_rollback=allow_rollback)
         self._looked_at: dict[str, float] = {}
         self._handlers: dict[type, Callable[[str, Limits, Any, float], Awaitable[bytes]]] = {
@@ -252,26 +251,6 @@ class _WorkMaker:
             message_id=self.message_id,
             digest=self.digest,
         )
-
-
-def _database(url: str, *, may_provision: bool) -> Database:
-    scheme = urlsplit(url).scheme
-    if scheme in ("postgresql", "postgres"):
-        # Late: who keeps rows in SQLite needs no driver for Postgres, and no time to load it.
-        from rosey_rowstore.databases.postgres.database import PostgresDatabase  # noqa: PLC0415
-
-        return PostgresDatabase(url, may_provision=may_provision)
-    if scheme == "sqlite":
-        from rosey_rowstore.databases.sqlite.database import SqliteDatabase  # noqa: PLC0415 - as above
-
-        place = url.partition(":")[2].removeprefix("//")
-        if place:
-            return SqliteDatabase(None if place == ":memory:" else Path(place), may_provision=may_provision)
-    raise Fault(
-        "invalid_request",
-        "The database URL names neither Postgres nor SQLite.",
-        hint="As postgresql://user@host/database, sqlite:FOLDER or sqlite::memory:.",
-    )
 
 
 def _unknown_operation(tail: str) -> Fault:

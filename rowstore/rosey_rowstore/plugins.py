@@ -127,9 +127,7 @@ def _parse(document: Mapping[str, Any], path: Path) -> Plugins:
 def _parse_plugin(name: str, body: Mapping[str, Any], default_limits: Limits, folder: Path) -> Plugin:
     place = f"plugins.{name}"
     _check_members(body, ("kv", "rows", "migrations", "inspector", "allow_rollback", "limits"), place)
-    flags = {
-        flag: _flag(body[flag], f"{place}.{flag}") for flag in _FLAGS if flag in body
-    }
+    flags = {flag: _flag(body[flag], f"{place}.{flag}") for flag in _FLAGS if flag in body}
     limits = _parse_limits(default_limits, _table(body, "limits", f"{place}.limits"), f"{place}.limits")
     migrations: Path | None = folder / name / "migrations"
     if "migrations" in body:

@@ -43,7 +43,10 @@ def write(tables: str, target: Target) -> dict[str, Any]:
     imports: set[str] = set()
     bodies = {
         name: autogenerate.render_python_code(
-            operations, render_as_batch=target.connection.dialect.name == "sqlite", render_item=_render, imports=imports
+            operations,
+            render_as_batch=target.connection.dialect.name == "sqlite",
+            render_item=_render,
+            imports=imports,
         )
         for name, operations in (("upgrade", script.upgrade_ops), ("downgrade", script.downgrade_ops))
     }

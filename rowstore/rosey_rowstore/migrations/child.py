@@ -48,7 +48,13 @@ def main() -> int:
     except TimeoutError as error:
         emit("failed", code="migration_locked", message=str(error), details={}, retry=False)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told
-        emit("failed", code="migration_failed", message=f"{type(error).__name__}: {error}", details={}, retry=False)
+        emit(
+            "failed",
+            code="migration_failed",
+            message=f"{type(error).__name__}: {error}",
+            details={},
+            retry=False,
+        )
     return 0
 
 

@@ -88,7 +88,9 @@ def service_columns() -> tuple[sa.Column[Any], ...]:
     return (
         sa.Column(
             "id",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite").with_variant(postgresql.BIGINT(), "postgresql"),
+            sa.BigInteger()
+            .with_variant(sa.Integer(), "sqlite")
+            .with_variant(postgresql.BIGINT(), "postgresql"),
             sa.Identity(always=True),
             primary_key=True,
         ),

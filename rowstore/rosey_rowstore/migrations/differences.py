@@ -10,7 +10,9 @@ from rosey_rowstore.migrations.snapshot import ColumnState, Snapshot, TableState
 
 __all__ = ["destroyed", "drift"]
 
-_SIZED: Final = re.compile(r"\s*([a-zA-Z_][a-zA-Z_ ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(-?\d+)\s*)?\))?\s*([a-zA-Z ]*)")
+_SIZED: Final = re.compile(
+    r"\s*([a-zA-Z_][a-zA-Z_ ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(-?\d+)\s*)?\))?\s*([a-zA-Z ]*)"
+)
 _SAME: Final = {
     "varchar": "character varying",
     "int": "integer",
@@ -42,7 +44,9 @@ def destroyed(before: Snapshot, after: Snapshot) -> list[str]:
     Tables and columns are told apart by their numbers where both snapshots have them: a rename destroys
     nothing, and what was dropped and made again under its old name is another.
     """
-    by_number = {table.number: (name, table) for name, table in after.tables.items() if table.number is not None}
+    by_number = {
+        table.number: (name, table) for name, table in after.tables.items() if table.number is not None
+    }
     found = []
     for name, table in before.tables.items():
         now = by_number.get(table.number) if table.number is not None else _named(after, name)
@@ -85,7 +89,9 @@ def _holds(old: str, new: str) -> bool:
     if old_name != new_name:
         return new_name in _WIDER.get(old_name, ()) and new_size == _LARGEST
     if old_name == "numeric" and new_size != _LARGEST:
-        return old_size != _LARGEST and new_scale >= old_scale and new_size - new_scale >= old_size - old_scale
+        return (
+            old_size != _LARGEST and new_scale >= old_scale and new_size - new_scale >= old_size - old_scale
+        )
     return new_size >= old_size
 
 

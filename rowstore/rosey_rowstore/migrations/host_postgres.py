@@ -75,7 +75,9 @@ class _PostgresSession:
     @staticmethod
     def _worded(statement: str) -> bytes:
         return (
-            statement.format(runs=f"{PRIVATE_SCHEMA}.migration_runs", steps=f"{PRIVATE_SCHEMA}.migration_steps")
+            statement.format(
+                runs=f"{PRIVATE_SCHEMA}.migration_runs", steps=f"{PRIVATE_SCHEMA}.migration_steps"
+            )
             .replace("?", "%s")
             .encode()
         )
@@ -97,7 +99,9 @@ class _PostgresSession:
     async def version(self) -> str | None:
         schema, table = sql.Identifier(owned_name(self.plugin)), sql.Identifier(VERSION_TABLE)
         try:
-            cursor = await self.connection.execute(sql.SQL("SELECT revision FROM {}.{}").format(schema, table))
+            cursor = await self.connection.execute(
+                sql.SQL("SELECT revision FROM {}.{}").format(schema, table)
+            )
             row = await cursor.fetchone()
         except psycopg.errors.UndefinedTable:
             return None

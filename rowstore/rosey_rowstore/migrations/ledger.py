@@ -56,9 +56,16 @@ class Ledger:
     async def applied(self, current: str | None) -> list[Record]:
         """Return what is applied, from the first to `current`; what is not on record is left out."""
         latest: dict[str, Record] = {}
-        for revision, before, message, sha256, source, transactional, seconds, at in await self.session.execute(
-            _STEP, (self.plugin,)
-        ):
+        for (
+            revision,
+            before,
+            message,
+            sha256,
+            source,
+            transactional,
+            seconds,
+            at,
+        ) in await self.session.execute(_STEP, (self.plugin,)):
             found = Revision(
                 revision=revision,
                 down_revision=before,

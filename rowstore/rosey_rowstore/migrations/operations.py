@@ -68,7 +68,9 @@ class Migrations:
         lock_seconds: How long a run waits for another of the same plugin.
     """
 
-    def __init__(self, host: Host, *, allow_rollback: bool = True, lock_seconds: float = LOCK_SECONDS) -> None:
+    def __init__(
+        self, host: Host, *, allow_rollback: bool = True, lock_seconds: float = LOCK_SECONDS
+    ) -> None:
         self._host = host
         self._allow_rollback = allow_rollback
         self._lock_seconds = lock_seconds

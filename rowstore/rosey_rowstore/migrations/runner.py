@@ -51,7 +51,11 @@ class Outcome:
 
 
 async def run_child(
-    order: Mapping[str, Any], *, seconds: float, inherited: Sequence[int] = (), progress: Progress | None = None
+    order: Mapping[str, Any],
+    *,
+    seconds: float,
+    inherited: Sequence[int] = (),
+    progress: Progress | None = None,
 ) -> Outcome:
     """Run a child and return what became of it; it has ended then, in every case.
 

@@ -30,7 +30,16 @@ MEMORY_BYTES: Final = 512 * 1024 * 1024
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _CAPABILITY_VERSION: Final = 0x20080522
 _CPU_GRACE: Final = 10
-_PACKAGES: Final = ("rosey_rowstore", "sqlalchemy", "alembic", "psycopg", "psycopg_binary", "attrs", "attr", "cattrs")
+_PACKAGES: Final = (
+    "rosey_rowstore",
+    "sqlalchemy",
+    "alembic",
+    "psycopg",
+    "psycopg_binary",
+    "attrs",
+    "attr",
+    "cattrs",
+)
 _SHARED: Final = ("/usr/share/zoneinfo", "/etc/localtime", "/dev/null", "/dev/urandom")
 _WRITES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -113,7 +122,9 @@ def _readable() -> list[Path]:
         if spec is not None and spec.origin is not None:
             folders.add(Path(spec.origin).parent)
     folders |= {Path(sys.base_prefix) / "lib", Path("/usr/lib"), Path("/lib"), Path("/lib64")}
-    return sorted({folder.resolve() for folder in folders if folder.exists()} | {Path(path) for path in _SHARED})
+    return sorted(
+        {folder.resolve() for folder in folders if folder.exists()} | {Path(path) for path in _SHARED}
+    )
 
 
 def _limit(seconds: float, *, writes_files: bool) -> None:
@@ -167,7 +178,9 @@ def _audit(readable: list[str]) -> Callable[[str, tuple[Any, ...]], None]:
                 return  # a descriptor that is open already
             if (flags or 0) & writes or not (realpath(text(path)) + join).startswith(prefixes):
                 raise PermissionError(f"A migration may not open the file {text(path)!r}.")
-        elif event.startswith(("socket.", "subprocess.", "os.", "ctypes.", "_thread.", "sqlite3.", "signal.", "pty.")):
+        elif event.startswith(
+            ("socket.", "subprocess.", "os.", "ctypes.", "_thread.", "sqlite3.", "signal.", "pty.")
+        ):
             for name, what in refused:
                 if event.startswith(name):
                     raise PermissionError(f"A migration may not {what} ({event}).")

@@ -20,7 +20,9 @@ __all__ = [
     "from_sqlite",
 ]
 
-_OF_SCHEMA: Final[LiteralString] = "c.relnamespace = to_regnamespace(%(schema)s) AND left(c.relname, 1) <> '_'"
+_OF_SCHEMA: Final[LiteralString] = (
+    "c.relnamespace = to_regnamespace(%(schema)s) AND left(c.relname, 1) <> '_'"
+)
 
 POSTGRES_QUERIES: Final[Mapping[str, LiteralString]] = {
     "columns": f"""
@@ -90,7 +92,10 @@ class Snapshot:
         body = json.loads(text)
         tables = {
             name: TableState(
-                **{**table, "columns": {key: ColumnState(**column) for key, column in table["columns"].items()}}
+                **{
+                    **table,
+                    "columns": {key: ColumnState(**column) for key, column in table["columns"].items()},
+                }
             )
             for name, table in body["tables"].items()
         }
@@ -133,7 +138,9 @@ def from_sqlite(connection: sqlite3.Connection) -> Snapshot:
     """Return the snapshot of a SQLite file."""
     tables: dict[str, TableState] = {}
     views: dict[str, str] = {}
-    rows = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name")
+    rows = connection.execute(
+        "SELECT type, name, sql FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name"
+    )
     for kind, name, text in rows.fetchall():
         if name.startswith(("_", "sqlite_")):
             continue
@@ -154,7 +161,8 @@ def _sqlite_table(connection: sqlite3.Connection, name: str) -> TableState:
     indexes = {
         index: _one_line(text)
         for index, text in connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL", (name,)
+            "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL",
+            (name,),
         ).fetchall()
     }
     return TableState(columns=columns, indexes=indexes, constraints=_sqlite_constraints(connection, name))
@@ -169,7 +177,7 @@ def _sqlite_constraints(connection: sqlite3.Connection, name: str) -> dict[str, 
     if keys:
         found["primary key"] = f"PRIMARY KEY ({', '.join(key for (key,) in keys)})"
     references = connection.execute(
-        'SELECT "table", group_concat("from", \', \'), group_concat(coalesce("to", \'\'), \', \'), on_delete, on_update'
+        "SELECT \"table\", group_concat(\"from\", ', '), group_concat(coalesce(\"to\", ''), ', '), on_delete, on_update"
         " FROM pragma_foreign_key_list(?) GROUP BY id",
         (name,),
     ).fetchall()
@@ -183,7 +191,9 @@ def _sqlite_constraints(connection: sqlite3.Connection, name: str) -> dict[str, 
     for (index,) in unique:
         over = ", ".join(
             column or "?"
-            for (column,) in connection.execute("SELECT name FROM pragma_index_info(?) ORDER BY seqno", (index,))
+            for (column,) in connection.execute(
+                "SELECT name FROM pragma_index_info(?) ORDER BY seqno", (index,)
+            )
         )
         found[f"unique ({over})"] = f"UNIQUE ({over})"
     return found

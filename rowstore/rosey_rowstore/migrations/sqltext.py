@@ -55,5 +55,6 @@ def destroys(text: str) -> str | None:
 def is_reading_catalog(text: str) -> bool:
     """Whether a statement reads the catalog, as Alembic and SQLAlchemy do for themselves."""
     return bool(_CATALOG.match(text.lstrip())) and any(
-        word in text for word in ("pg_catalog", "sqlite_master", "PRAGMA", "pg_class", "version()", "sqlite_temp_master")
+        word in text
+        for word in ("pg_catalog", "sqlite_master", "PRAGMA", "pg_class", "version()", "sqlite_temp_master")
     )

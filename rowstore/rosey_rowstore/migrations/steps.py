@@ -65,7 +65,9 @@ class Order:
 class StepError(Exception):
     """A revision failed; `code` and `details` are those of the reply."""
 
-    def __init__(self, message: str, *, code: str = "migration_failed", retry: bool = False, **details: Any) -> None:
+    def __init__(
+        self, message: str, *, code: str = "migration_failed", retry: bool = False, **details: Any
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.retry = retry
@@ -83,7 +85,13 @@ class _Recorder:
     size: int = 0
 
     def before(
-        self, _: Any, __: Any, statement: str, parameters: Any, ___: Any, many: bool  # noqa: FBT001 - SQLAlchemy's call
+        self,
+        _: Any,
+        __: Any,
+        statement: str,
+        parameters: Any,
+        ___: Any,
+        many: bool,  # noqa: FBT001 - SQLAlchemy's call
     ) -> None:
         """Refuse what ends the transaction, then note the statement."""
         if (control := sqltext.controls_transaction(statement)) is not None:
@@ -130,7 +138,12 @@ def run(order: Order, target: Target, emit: Emit) -> None:
         if transactional:
             _run_together(order, steps, at, before, target, emit)
         elif order.dry_run:
-            _show(order, [step for step in order.steps if step not in order.steps[: order.steps.index(steps[0])]], target, emit)
+            _show(
+                order,
+                [step for step in order.steps if step not in order.steps[: order.steps.index(steps[0])]],
+                target,
+                emit,
+            )
             return
         else:
             for step in steps:
@@ -220,7 +233,8 @@ def _check_destroyed(step: Step, before: Snapshot | None, target: Target) -> Non
         return
     if found := destroyed(before, target.snapshot()):
         raise StepError(
-            f"The revision {step.revision!r} {found[0]}" + (f", and {len(found) - 1} more." if found[1:] else "."),
+            f"The revision {step.revision!r} {found[0]}"
+            + (f", and {len(found) - 1} more." if found[1:] else "."),
             code="destructive_migration",
             revision=step.revision,
             changes=found,
@@ -249,7 +263,9 @@ def _call(step: Step, order: Order, target: Target, recorder: _Recorder) -> None
 
 
 def _refuse_autocommit() -> Any:
-    raise TransactionEndedError("Mark the revision with `transactional = False` instead of using autocommit_block().")
+    raise TransactionEndedError(
+        "Mark the revision with `transactional = False` instead of using autocommit_block()."
+    )
 
 
 @contextlib.contextmanager
@@ -314,7 +330,9 @@ def _failure(error: BaseException, step: Step | None) -> StepError:
     elif not isinstance(cause, TransactionEndedError):
         words = f"{type(cause).__name__}: {words}" if str(cause) else type(cause).__name__
     place = f"The revision {step.revision!r} failed" if step else "The run failed"
-    return StepError(f"{place}: {_cut(words, _MOST_MESSAGE)}", retry=state in ("40P01", "40001", "55P03"), **details)
+    return StepError(
+        f"{place}: {_cut(words, _MOST_MESSAGE)}", retry=state in ("40P01", "40001", "55P03"), **details
+    )
 
 
 def _psycopg_error() -> type[Exception]:
@@ -335,7 +353,9 @@ def _database_words(error: BaseException) -> str:
 def _line(error: BaseException, step: Step) -> int | None:
     if isinstance(error, SyntaxError) and error.filename == step.file:
         return error.lineno
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == step.file]
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == step.file
+    ]
     return lines[-1] if lines else None
 
 

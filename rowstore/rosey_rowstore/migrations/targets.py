@@ -241,7 +241,14 @@ _COPY: Final = "_alembic_tmp_"
 # What a revision may ask of SQLite's settings: to look at the schema.
 _PRAGMAS: Final = frozenset(
     {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "database_list"}
-    | {"foreign_key_list", "foreign_key_check", "collation_list", "function_list", "foreign_keys", "read_uncommitted"}
+    | {
+        "foreign_key_list",
+        "foreign_key_check",
+        "collation_list",
+        "function_list",
+        "foreign_keys",
+        "read_uncommitted",
+    }
 )
 
 
@@ -302,7 +309,9 @@ class SqliteTarget:
         with self._own() as raw:
             broken = raw.execute("PRAGMA foreign_key_check").fetchone()
             if broken is not None:
-                raise sqlite3.IntegrityError(f"A row of {broken[0]} refers to a row of {broken[2]} that is not there.")
+                raise sqlite3.IntegrityError(
+                    f"A row of {broken[0]} refers to a row of {broken[2]} that is not there."
+                )
             raw.execute("COMMIT")
 
     def rollback(self) -> None:
