@@ -11,7 +11,7 @@ from rosey_rowstore.migrations.snapshot import ColumnState, Snapshot, TableState
 __all__ = ["destroyed", "drift"]
 
 _SIZED: Final = re.compile(
-    r"\s*([a-zA-Z_][a-zA-Z_ ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(-?\d+)\s*)?\))?\s*([a-zA-Z ]*)"
+    r"\s*([a-zA-Z_][a-zA-Z_ ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(-?\d+)\s*)?\)\s*([a-zA-Z ]*))?"
 )
 _SAME: Final = {
     "varchar": "character varying",

@@ -82,9 +82,10 @@ async def run_child(
     )
     words = asyncio.ensure_future(_last_words(process))
     try:
-        async with asyncio.timeout(_START_SECONDS + seconds):
+        # A busy machine's time to load Python's libraries is not the revisions' time.
+        async with asyncio.timeout(_START_SECONDS + seconds) as limit:
             await _tell(process, order)
-            await _listen(process, outcome, progress)
+            await _listen(process, outcome, progress, lambda: limit.reschedule(_from_now(seconds)))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_SECONDS):
                 await process.wait()
@@ -115,10 +116,21 @@ async def _tell(process: asyncio.subprocess.Process, order: Mapping[str, Any]) -
         await process.stdin.drain()
 
 
-async def _listen(process: asyncio.subprocess.Process, outcome: Outcome, progress: Progress | None) -> None:
+def _from_now(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def _listen(
+    process: asyncio.subprocess.Process,
+    outcome: Outcome,
+    progress: Progress | None,
+    ready: Callable[[], None],
+) -> None:
     assert process.stdout is not None  # noqa: S101 - a pipe was asked for
     while line := await process.stdout.readline():
         event = json.loads(line)
+        if event["event"] == "ready" and not outcome.layers:
+            ready()
         _note(event, outcome)
         if progress is not None:
             progress(event)
@@ -129,7 +141,7 @@ async def _listen(process: asyncio.subprocess.Process, outcome: Outcome, progres
 def _note(event: Mapping[str, Any], outcome: Outcome) -> None:
     kind = event["event"]
     if kind == "ready":
-        outcome.layers = list(event["layers"])
+        outcome.layers = outcome.layers or list(event["layers"])
     elif kind == "start":
         outcome.running = event["revision"]
     elif kind == "done":

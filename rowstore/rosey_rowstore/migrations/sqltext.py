@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["controls_transaction", "destroys", "is_reading_catalog", "statements"]
+__all__ = ["forbidden", "destroys", "is_reading_catalog", "statements"]
 
 _TOKEN: Final = re.compile(
     r"""(?P<comment>--[^\n]*|/\*.*?\*/)
@@ -14,9 +14,11 @@ _TOKEN: Final = re.compile(
       | (?P<other>[^;'"$/eE-]+|.)""",
     re.DOTALL | re.VERBOSE,
 )
-_CONTROL: Final = re.compile(
+_FORBIDDEN: Final = re.compile(
     r"(begin|start\s+transaction|commit|end|abort|rollback(?!\s+(work\s+|transaction\s+)?to\b)|prepare\s+transaction"
-    r"|set\s+session\s+characteristics)\b",
+    r"|set\s+session\s+characteristics"
+    # The login by which the service connects; Postgres lets every role change its own.
+    r"|alter\s+(role|user|group)|reassign\s+owned)\b",
     re.IGNORECASE,
 )
 _DESTROYS: Final = re.compile(
@@ -42,9 +44,9 @@ def statements(text: str) -> list[str]:
     return [statement for statement in found if statement]
 
 
-def controls_transaction(text: str) -> str | None:
-    """Return the first statement that begins or ends a transaction; savepoints are free."""
-    return next((statement for statement in statements(text) if _CONTROL.match(statement)), None)
+def forbidden(text: str) -> str | None:
+    """Return the first statement that is the service's to run: what begins or ends a transaction, what changes a login."""
+    return next((statement for statement in statements(text) if _FORBIDDEN.match(statement)), None)
 
 
 def destroys(text: str) -> str | None:

@@ -30,6 +30,8 @@ _MOST_SQL: Final = 256 * 1024
 _MOST_STATEMENT: Final = 2_000
 _MOST_MESSAGE: Final = 1_000
 
+_BROKEN: Final = "25P02"  # in_failed_sql_transaction
+
 Emit = Callable[..., None]
 
 
@@ -94,8 +96,8 @@ class _Recorder:
         many: bool,  # noqa: FBT001 - SQLAlchemy's call
     ) -> None:
         """Refuse what ends the transaction, then note the statement."""
-        if (control := sqltext.controls_transaction(statement)) is not None:
-            raise TransactionEndedError(f"A revision may not run {control.split(';')[0][:40]!r}.")
+        if (forbidden := sqltext.forbidden(statement)) is not None:
+            raise TransactionEndedError(f"A revision may not run {' '.join(forbidden.split()[:3])!r}.")
         if self.outside and self.checked and (bad := sqltext.destroys(statement)) is not None:
             # Outside of a transaction it could not be undone: what it says is judged before it runs.
             raise _DestroysError(bad[:200])
@@ -318,6 +320,7 @@ def _failure(error: BaseException, step: Step | None) -> StepError:
         "revision": step.revision if step else None,
         "line": _line(error, step) if step else None,
     }
+    error = _first(error)
     words = " ".join(str(error).split()) or type(error).__name__
     cause: BaseException = error
     if isinstance(error, DBAPIError) and error.orig is not None:
@@ -333,6 +336,17 @@ def _failure(error: BaseException, step: Step | None) -> StepError:
     return StepError(
         f"{place}: {_cut(words, _MOST_MESSAGE)}", retry=state in ("40P01", "40001", "55P03"), **details
     )
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the error that broke the transaction, where what came after it only says that it is broken."""
+    found, seen = error, error
+    while seen.__context__ is not None:
+        seen = seen.__context__
+        if isinstance(seen, DBAPIError):
+            found = seen
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return found if state == _BROKEN else error
 
 
 def _psycopg_error() -> type[Exception]:
