@@ -57,28 +57,27 @@ class Bench:
     """Both ways to one bucket."""
 
     kv: KV
-    connection: Connection
-    bucket: str
     theirs: KeyValue
-    rounds: int
-    calls: int
+    bucket: str
+    connection: Connection
+    options: argparse.Namespace
     lines: list[Line]
 
     async def alone(self, name: str, theirs: Call, ours: Call) -> None:
         """One caller: the median of a call, in alternating rounds."""
         found: tuple[list[float], list[float]] = ([], [])
-        for _ in range(self.rounds):
+        for _ in range(self.options.rounds):
             for times, call in zip(found, (theirs, ours), strict=True):
-                times.append(statistics.median([await seconds(call) for _ in range(self.calls)]))
+                times.append(statistics.median([await seconds(call) for _ in range(self.options.calls)]))
         a, b = (statistics.median(times) for times in found)
         self.lines.append(Line(f"{name}, alone, p50", f"{a * 1e3:.3f} ms", f"{b * 1e3:.3f} ms", b / a, 0.9))
 
     async def together(self, name: str, theirs: Call, ours: Call) -> None:
         """64 callers: calls per second."""
         found: tuple[list[float], list[float]] = ([], [])
-        for _ in range(self.rounds):
+        for _ in range(self.options.rounds):
             for rates, call in zip(found, (theirs, ours), strict=True):
-                rates.append(await rate(call, 64, max(self.calls // 16, 10)))
+                rates.append(await rate(call, 64, max(self.options.calls // 16, 10)))
         a, b = (statistics.median(rates) for rates in found)
         self.lines.append(Line(f"{name}, 64 at once", f"{a:,.0f}/s", f"{b:,.0f}/s", b / a, 1.8, more=True))
 
@@ -141,24 +140,9 @@ async def opened(
     return await beside(kv, client, bucket, connection, options, lines)
 
 
-async def beside(
-    kv: KV,
-    client: nats.NATS,
-    bucket: str,
-    connection: Connection,
-    options: argparse.Namespace,
-    lines: list[Line],
-) -> Bench:
+async def beside(kv: KV, client: nats.NATS, bucket: str, *rest: Any) -> Bench:
     theirs = await client.jetstream().key_value(bucket)
-    return Bench(
-        kv=kv,
-        connection=connection,
-        bucket=bucket,
-        theirs=theirs,
-        rounds=options.rounds,
-        calls=options.calls,
-        lines=lines,
-    )
+    return Bench(kv, theirs, bucket, *rest)
 
 
 async def calls(bench: Bench) -> None:
