@@ -1,7 +1,8 @@
 """`make bench-kv`: the KV API beside nats-py's own, on one server, alternating, medians.
 
 Every figure of issue 4 stands in the table with its target; the exit status is 1 when one is missed.
-Values are the same bytes on both sides; ours include JSON and the key encoding.
+Values are the same bytes on both sides; ours go through `Storage`, JSON and
+the key encoding included.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rosey_deploy.stack.nats import NatsServer
 from rosey_kvstore import KV, BucketLimits
 from rosey_kvstore.connection import Connection
 from rosey_kvstore.jetstream import JetStreamBackend
+from rosey_storage import Storage
 
 Call = Callable[[], Awaitable[Any]]
 
@@ -55,27 +57,27 @@ class Bench:
     """Both ways to one bucket."""
 
     kv: KV
-    backend: JetStreamBackend
     theirs: KeyValue
-    rounds: int
-    calls: int
+    bucket: str
+    connection: Connection
+    options: argparse.Namespace
     lines: list[Line]
 
     async def alone(self, name: str, theirs: Call, ours: Call) -> None:
         """One caller: the median of a call, in alternating rounds."""
         found: tuple[list[float], list[float]] = ([], [])
-        for _ in range(self.rounds):
+        for _ in range(self.options.rounds):
             for times, call in zip(found, (theirs, ours), strict=True):
-                times.append(statistics.median([await seconds(call) for _ in range(self.calls)]))
+                times.append(statistics.median([await seconds(call) for _ in range(self.options.calls)]))
         a, b = (statistics.median(times) for times in found)
         self.lines.append(Line(f"{name}, alone, p50", f"{a * 1e3:.3f} ms", f"{b * 1e3:.3f} ms", b / a, 0.9))
 
     async def together(self, name: str, theirs: Call, ours: Call) -> None:
         """64 callers: calls per second."""
         found: tuple[list[float], list[float]] = ([], [])
-        for _ in range(self.rounds):
+        for _ in range(self.options.rounds):
             for rates, call in zip(found, (theirs, ours), strict=True):
-                rates.append(await rate(call, 64, max(self.calls // 16, 10)))
+                rates.append(await rate(call, 64, max(self.options.calls // 16, 10)))
         a, b = (statistics.median(rates) for rates in found)
         self.lines.append(Line(f"{name}, 64 at once", f"{a:,.0f}/s", f"{b:,.0f}/s", b / a, 1.8, more=True))
 
@@ -111,8 +113,9 @@ async def run(url: str, options: argparse.Namespace) -> list[Line]:
     client = await nats.connect(url)
     lines: list[Line] = []
     try:
-        bench = await opened(connection, client, "plugin_small", options, lines)
-        await calls(bench)
+        async with Storage.connect("small", url=url) as storage:
+            await storage.kv.list()  # the bucket is made with the first call
+            await calls(await beside(storage.kv, client, "plugin_small", connection, options, lines))
         bench = await opened(connection, client, "plugin_list", options, lines)
         await fill(bench.kv, 10_000)
         await lists(bench, 10_000)
@@ -134,10 +137,12 @@ async def opened(
     )
     kv = KV(backend, plugin=bucket)
     await kv.list()
+    return await beside(kv, client, bucket, connection, options, lines)
+
+
+async def beside(kv: KV, client: nats.NATS, bucket: str, *rest: Any) -> Bench:
     theirs = await client.jetstream().key_value(bucket)
-    return Bench(
-        kv=kv, backend=backend, theirs=theirs, rounds=options.rounds, calls=options.calls, lines=lines
-    )
+    return Bench(kv, theirs, bucket, *rest)
 
 
 async def calls(bench: Bench) -> None:
@@ -170,7 +175,7 @@ def name(number: int) -> str:
 
 def fresh(bench: Bench) -> KV:
     """A KV that has not listed yet, as in a process that begins."""
-    backend = JetStreamBackend(bench.backend.api.connection, bench.backend.api.bucket, timeout=30)
+    backend = JetStreamBackend(bench.connection, bench.bucket, timeout=30)
     return KV(backend, plugin="bench")
 
 

@@ -150,7 +150,8 @@ class Bench:
             port = free.getsockname()[1]
         # The preset with names as older clients know them; pool and everything else as it comes.
         (self.folder / "graphile.config.mjs").write_text(
-            f"import {{ makePgService }} from '{POSTGRAPHILE}/postgraphile/fwd/@dataplan/pg/adaptors/pg/index.js';\n"
+            f"import {{ makePgService }} from '{POSTGRAPHILE}"
+            "/postgraphile/fwd/@dataplan/pg/adaptors/pg/index.js';\n"
             f"import amber from '{POSTGRAPHILE}/postgraphile/dist/presets/amber.js';\n"
             f"import v4 from '{POSTGRAPHILE}/postgraphile/dist/presets/v4.js';\n"
             "const names = (v4.makeV4Preset ?? v4.default.makeV4Preset)({});\n"

@@ -140,6 +140,8 @@ def _datetime(value: Any) -> str:
     size = len(value)
     if size == 29 and value[26:] == "+00":  # as Postgres prints it in UTC, with all six digits
         return f"{value[:10]}T{value[11:26]}Z"
+    if 22 <= size < 29 and value[4] == "-" and value[-3:] == "+00":  # its last zeros are left out
+        return f"{value[:10]}T{value[11:19]}.{value[20:-3]:0<6}Z"
     if size == 27 and value[10] == "T":  # as the service writes it
         return str(value)
     try:

@@ -74,7 +74,8 @@ class Connections:
             waiter: asyncio.Future[None] = loop.create_future()
             self._waiters.append(waiter)
             try:
-                await asyncio.wait_for(waiter, deadline - loop.time())
+                async with asyncio.timeout_at(deadline):
+                    await waiter
             except TimeoutError:
                 raise Fault(
                     "overloaded",

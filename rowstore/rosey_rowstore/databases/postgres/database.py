@@ -242,7 +242,8 @@ class PostgresDatabase:
             await self._ready()
         lock = self._known(name, limits).defining
         try:
-            await asyncio.wait_for(lock.acquire(), deadline - asyncio.get_running_loop().time())
+            async with asyncio.timeout_at(deadline):  # wait_for may lose a turn when cancelled
+                await lock.acquire()
         except TimeoutError:
             raise Fault(
                 "timeout",

@@ -64,9 +64,10 @@ async def connect(
     """
     whole = conninfo(dsn, login, settings, name=name)
     try:
-        return await asyncio.wait_for(
-            AsyncConnection.connect(whole, autocommit=True, prepare_threshold=None), timeout
-        )
+        # Not wait_for: before Python 3.12 it swallows a cancellation that comes as the connection stands,
+        # and the listener, cancelled then, would listen for ever.
+        async with asyncio.timeout(timeout):
+            return await AsyncConnection.connect(whole, autocommit=True, prepare_threshold=None)
     except TimeoutError as error:
         raise Fault("unavailable", _AWAY, hint=_AWAY_HINT) from error
     except psycopg.OperationalError as error:
