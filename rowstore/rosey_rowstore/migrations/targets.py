@@ -13,10 +13,12 @@ import attrs
 import psycopg
 import sqlalchemy as sa
 from psycopg import sql
+from sqlalchemy.dialects.sqlite.base import ischema_names
 from sqlalchemy.pool import StaticPool
 
 from rosey_rowstore.engine import sqlite_functions
 from rosey_rowstore.migrations import snapshot
+from rosey_rowstore.migrations.columns import Datetime, Decimal, Uuid
 from rosey_rowstore.migrations.names import VERSION_TABLE
 from rosey_rowstore.migrations.snapshot import Snapshot, TableState
 
@@ -268,6 +270,8 @@ class SqliteTarget:
         sqlite_functions.register(self._raw)
         # Opens what SQLite opens late, before the doors are closed.
         self._raw.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        # A rebuilt table keeps the types that SQLAlchemy does not know.
+        ischema_names.update({"UUID": Uuid, "DECIMAL_TEXT": Decimal, "DATETIME": Datetime})
         self.connection = _connect(_engine("sqlite://", self._raw))
         self._trusted = False
         self._numbers = _Numbers()
