@@ -14,6 +14,7 @@ from rosey_rowstore.protocol import DefineRequest, Fault, nearest
 
 __all__ = [
     "REPLY_KEPT_SECONDS",
+    "Answer",
     "Database",
     "Size",
     "StaleSchemaError",
@@ -41,6 +42,19 @@ class Size:
 
     rows: int
     bytes: int
+
+
+class Answer(Protocol):
+    """Who waits for a reply; a future of asyncio is one. It is told once, and does not raise."""
+
+    def done(self) -> bool:
+        """Whether it was told, or waits no longer."""
+
+    def set_result(self, body: bytes, /) -> None:
+        """Take the reply."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Take a `Fault`, a `StaleSchemaError`, or a fault of the service's own."""
 
 
 @define(kw_only=True, eq=False)
@@ -155,8 +169,14 @@ class Database(Protocol):
             stale: Tables that did not fit: these very ones are not given again unlooked at.
         """
 
+    def known_tables(self, plugin: str, limits: Limits) -> Mapping[str, Table] | None:
+        """Return what `tables` would, where that takes no waiting; else None."""
+
     async def run(self, plugin: str, limits: Limits, work: Work) -> bytes:
         """Run a plan and return the reply's bytes; `StaleSchemaError` asks for a plan made afresh."""
+
+    def start(self, plugin: str, limits: Limits, work: Work, answer: Answer) -> None:
+        """Run a plan of `known_tables` as `run` does; `answer` is told instead of a caller that awaits."""
 
     async def define(
         self, plugin: str, limits: Limits, request: DefineRequest, *, deadline: float

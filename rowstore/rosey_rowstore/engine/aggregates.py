@@ -23,7 +23,7 @@ from rosey_rowstore.engine.selects import check_limit
 from rosey_rowstore.engine.sql import Compiled, Expression, Sql, literal
 from rosey_rowstore.engine.tables import Cache, TableFacts
 from rosey_rowstore.engine.values import NUMERIC, ORDERED
-from rosey_rowstore.protocol import AggregateReply, AggregateRequest, Fault, check_identifier, nearest
+from rosey_rowstore.protocol import AggregateRequest, Fault, check_identifier, nearest
 
 __all__ = ["plan_aggregate"]
 
@@ -78,10 +78,11 @@ def plan_aggregate(
     )
 
 
-def _finisher(reader: RowReader, limit: int, room: int) -> Callable[[Sequence[Result]], AggregateReply]:
-    def finish(results: Sequence[Result]) -> AggregateReply:
+def _finisher(reader: RowReader, limit: int, room: int) -> Callable[[Sequence[Result]], bytes]:
+    def finish(results: Sequence[Result]) -> bytes:
         raw = results[0].rows
-        return AggregateReply(rows=check_reply(reader, raw[:limit], room), truncated=len(raw) > limit)
+        body = check_reply(reader.read_all(raw[:limit]), room)
+        return b'{"rows":%b,"truncated":%b}' % (body, b"true" if len(raw) > limit else b"false")
 
     return finish
 

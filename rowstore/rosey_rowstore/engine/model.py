@@ -141,7 +141,8 @@ class Plan:
 
     Attributes:
         statements: Run in this order, on one connection.
-        finish: Makes the reply from one `Result` a statement; it may raise a `Fault`.
+        finish: Makes the reply, the JSON of the contract's result, from one `Result` a statement; it
+            may raise a `Fault`.
         writes: Runs on the write lane.
         atomic: Needs a transaction of its own, because there are several statements or because
             `finish` may refuse after they ran: a `Fault` out of `finish` rolls back. A plan that is
@@ -150,7 +151,7 @@ class Plan:
     """
 
     statements: tuple[Statement, ...]
-    finish: Callable[[Sequence[Result]], Any]
+    finish: Callable[[Sequence[Result]], bytes]
     writes: bool
     atomic: bool
     tables: tuple[str, ...]

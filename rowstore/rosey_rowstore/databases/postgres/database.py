@@ -11,6 +11,7 @@ from attrs import define, field
 from psycopg import AsyncConnection
 
 from rosey_rowstore.databases.base import (
+    Answer,
     Size,
     StaleSchemaError,
     Work,
@@ -181,6 +182,14 @@ class PostgresDatabase:
             assert known.tables is not None  # noqa: S101 - reflected above
             return known.tables
 
+    def known_tables(self, plugin: str, limits: Limits) -> Mapping[str, Table] | None:
+        """Return the plugin's tables when they are known and fresh."""
+        known = self._plugins.get(plugin)
+        if known is None or known.tables is None or not self._fresh(known):
+            return None
+        known.limits = limits
+        return known.tables
+
     def _fresh(self, plugin: _Plugin) -> bool:
         if plugin.reflected_epoch != plugin.epoch:
             return False
@@ -204,9 +213,17 @@ class PostgresDatabase:
 
     async def run(self, plugin: str, limits: Limits, work: Work) -> bytes:
         """Run a plan on one of the plugin's lanes."""
+        self._refuse_when_closed()
+        return await self._known(plugin, limits).lanes.submit(work)
+
+    def start(self, plugin: str, limits: Limits, work: Work, answer: Answer) -> None:
+        """Run a plan on one of the plugin's lanes, without a task."""
+        self._refuse_when_closed()
+        self._known(plugin, limits).lanes.submit_to(work, answer)
+
+    def _refuse_when_closed(self) -> None:
         if self._closed:
             raise Fault("unavailable", "The row service is stopping.", hint="Ask again in a moment.")
-        return await self._known(plugin, limits).lanes.submit(work)
 
     async def define(
         self, plugin: str, limits: Limits, request: DefineRequest, *, deadline: float

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from attrs import define
 
-from rosey_rowstore.databases.base import REPLY_KEPT_SECONDS, StaleSchemaError, Work, same_request
+from rosey_rowstore.databases.base import REPLY_KEPT_SECONDS, Answer, StaleSchemaError, Work, same_request
 from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.databases.sqlite.connection import FileConnection
 from rosey_rowstore.databases.sqlite.errors import busy_fault, fault_of
@@ -45,7 +45,7 @@ class Job:
     work: Work
     deadline: float
     loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[bytes]
+    answer: Answer
 
 
 @define(eq=False)
@@ -246,7 +246,7 @@ def _answer_all(outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         _answer(job.answer, outcome)
 
 
-def _answer(answer: asyncio.Future[Any], outcome: Any) -> None:
+def _answer(answer: Answer | asyncio.Future[Any], outcome: Any) -> None:
     if answer.done():
         return
     if isinstance(outcome, BaseException):
