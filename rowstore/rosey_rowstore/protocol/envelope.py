@@ -60,7 +60,7 @@ def encode_request(request: Any) -> bytes:
         Fault: `type_mismatch`, naming the place of what is no JSON.
     """
     body = unstructure_request(request)
-    return dump_json({name: _plain(member, name) for name, member in body.items()})
+    return dump_checked_json({name: _plain(member, name) for name, member in body.items()})
 
 
 def encode_reply(reply: Any) -> bytes:
@@ -105,7 +105,7 @@ def timeout_from_headers(headers: Mapping[str, str] | None, default: float) -> f
     Raises:
         Fault: `invalid_request` when the header is no whole number of milliseconds, 1 or more.
     """
-    text = (headers or {}).get(TIMEOUT_HEADER)
+    text = None if headers is None else headers.get(TIMEOUT_HEADER)
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) > 0):

@@ -57,23 +57,26 @@ def load_trusted_json(payload: bytes) -> Any:
     Raises:
         ValueError: `payload` is no JSON in UTF-8.
     """
-    return json.loads(payload.decode("utf-8"))
+    return json.loads(payload.decode("utf-8")) if _decode_faster is None else _decode_faster(payload)
 
 
-def _faster_encoder() -> Callable[[Any], bytes] | None:
-    """Return msgspec's encoder where it is installed, as with the row service: five times as fast."""
+def _faster() -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]] | tuple[None, None]:
+    """Return msgspec's encoder and decoder where it is installed, as with the row service.
+
+    They take a fifth and a half of the time of Python's own.
+    """
     try:
-        from msgspec.json import Encoder  # noqa: PLC0415 - a client does without
+        from msgspec.json import Decoder, Encoder  # noqa: PLC0415 - a client does without
     except ImportError:
-        return None
-    return Encoder().encode
+        return None, None
+    return Encoder().encode, Decoder().decode
 
 
-_encode_faster = _faster_encoder()
+_encode_faster, _decode_faster = _faster()
 
 
 def dump_checked_json(value: Any) -> bytes:
-    """Return compact UTF-8 JSON of a value that holds no NaN: rows that a database gave.
+    """Return compact UTF-8 JSON of a value that holds no NaN: it was looked through, or a database gave it.
 
     Raises:
         ValueError: As `dump_json`.
