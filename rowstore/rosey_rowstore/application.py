@@ -124,7 +124,7 @@ class Application:
         """
         stale = None
         try:
-            call = self._call(plugin, tail, payload, headers)
+            call = self._call(plugin, tail, payload, headers, reply)
             if call.handler is None and (tables := self._database.known_tables(plugin, call.limits)):
                 try:
                     plan = self._database.planner.plan(call.request, tables, call.limits, plugin=plugin)
@@ -133,8 +133,8 @@ class Application:
                         raise
                     stale = tables
                 else:
-                    answer = _Answer(self, call, tables, reply)
-                    self._database.start(plugin, call.limits, call.work(plan), answer)
+                    call.tables = tables
+                    self._database.start(plugin, call.limits, call.work(plan), call)
                     return None
         except Fault as fault:
             reply(*encode_fault(fault))
@@ -142,16 +142,17 @@ class Application:
         except Exception as error:  # noqa: BLE001 - the caller gets a reference, the log all of it
             reply(*encode_fault(internal_fault(f"{tail} of {plugin!r}", error)))
             return None
-        return self.begin_task(call, reply, stale)
+        return self._begin_task(call, stale)
 
-    def begin_task(self, call: _Call, reply: Replier, stale: Tables | None) -> asyncio.Task[None]:
+    def _begin_task(self, call: _Call, stale: Tables | None) -> asyncio.Task[None]:
         """Answer a call by a task; tables that did not fit it are looked at again first."""
-        task = asyncio.get_running_loop().create_task(self._reply(call, reply, stale))
+        task = asyncio.get_running_loop().create_task(self._reply(call, stale))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _reply(self, call: _Call, reply: Replier, stale: Tables | None) -> None:
+    async def _reply(self, call: _Call, stale: Tables | None) -> None:
+        reply = call.reply
         try:
             if call.handler is not None:
                 body = await call.handler(call.plugin, call.limits, call.request, call.deadline)
@@ -164,7 +165,9 @@ class Application:
         else:
             reply(body, None)
 
-    def _call(self, plugin: str, tail: str, payload: bytes, headers: Mapping[str, str] | None) -> _Call:
+    def _call(
+        self, plugin: str, tail: str, payload: bytes, headers: Mapping[str, str] | None, reply: Replier
+    ) -> _Call:
         operation = OPERATIONS.get(tail)
         if operation is None:
             raise _unknown_operation(tail)
@@ -187,7 +190,9 @@ class Application:
         if handler is None and not tail.startswith("rows."):
             raise Fault("invalid_request", f"{tail} is not served by this version.")
         deadline = self._now() + seconds
-        return _Call(plugin, tail, limits, request, handler, deadline, message_id, digest)
+        return _Call(
+            self._begin_task, plugin, tail, limits, request, handler, deadline, message_id, digest, reply
+        )
 
     def _limits(self, plugin: str) -> Limits:
         known = self._plugins.get(plugin)
@@ -275,19 +280,37 @@ class Application:
 
 
 class _Call:
-    """A request that was found in order, and the terms under which it runs.
+    """A request that was found in order, the terms under which it runs, and who waits for its reply.
+
+    It is the `Answer` of its own plan: a plan that did not fit the schema any more is made again.
 
     Attributes:
         handler: What answers it; None for rows, which are planned and run.
         deadline: The moment (the loop's clock) at which the caller stops waiting.
         message_id: The `Nats-Msg-Id` of a write, None without one.
         digest: Tells the payloads of one id apart.
+        reply: Takes the reply and its headers.
+        tables: What its plan was made for.
     """
 
-    __slots__ = ("deadline", "digest", "handler", "limits", "message_id", "plugin", "request", "tail")
+    __slots__ = (
+        "_again",
+        "_told",
+        "deadline",
+        "digest",
+        "handler",
+        "limits",
+        "message_id",
+        "plugin",
+        "reply",
+        "request",
+        "tables",
+        "tail",
+    )
 
     def __init__(  # noqa: PLR0917 - made once a request, in one place
         self,
+        again: Callable[[_Call, Tables | None], object],
         plugin: str,
         tail: str,
         limits: Limits,
@@ -296,7 +319,10 @@ class _Call:
         deadline: float,
         message_id: str | None,
         digest: bytes,
+        reply: Replier,
     ) -> None:
+        self._again = again
+        self._told = False
         self.plugin = plugin
         self.tail = tail
         self.limits = limits
@@ -305,47 +331,31 @@ class _Call:
         self.deadline = deadline
         self.message_id = message_id
         self.digest = digest
+        self.reply = reply
+        self.tables: Tables | None = None
 
     def work(self, plan: Plan) -> Work:
         """Return a plan with these terms."""
-        finish = plan.finish
-        return Work(
-            plan=plan,
-            complete=lambda results: b'{"result":%b}' % finish(results),
-            deadline=self.deadline,
-            message_id=self.message_id,
-            digest=self.digest,
-        )
-
-
-class _Answer:
-    """Passes on what becomes of a plan; one that did not fit the schema any more is made again."""
-
-    __slots__ = ("_application", "_call", "_reply", "_tables", "_told")
-
-    def __init__(self, application: Application, call: _Call, tables: Tables, reply: Replier) -> None:
-        self._application = application
-        self._call = call
-        self._tables = tables
-        self._reply = reply
-        self._told = False
+        return Work(plan, self.deadline, self.message_id, self.digest)
 
     def done(self) -> bool:
+        """Whether it was told what became of its plan."""
         return self._told
 
     def set_result(self, body: bytes, /) -> None:
+        """Pass the reply on."""
         self._told = True
-        self._reply(body, None)
+        self.reply(body, None)
 
     def set_exception(self, error: BaseException, /) -> None:
+        """Pass the refusal on, or begin anew."""
         self._told = True
         if isinstance(error, StaleSchemaError):
-            self._application.begin_task(self._call, self._reply, self._tables)
+            self._again(self, self.tables)
         elif isinstance(error, Fault):
-            self._reply(*encode_fault(error))
+            self.reply(*encode_fault(error))
         else:
-            what = f"{self._call.tail} of {self._call.plugin!r}"
-            self._reply(*encode_fault(internal_fault(what, error)))
+            self.reply(*encode_fault(internal_fault(f"{self.tail} of {self.plugin!r}", error)))
 
 
 def _settle(waiting: asyncio.Future[Reply], body: bytes, headers: dict[str, str] | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import attrs
@@ -57,23 +57,25 @@ class Answer(Protocol):
         """Take a `Fault`, a `StaleSchemaError`, or a fault of the service's own."""
 
 
-@define(kw_only=True, eq=False)
+@define(eq=False)
 class Work:
     """One request on its way through a database.
 
     Attributes:
         plan: What to run.
-        complete: Turns the results into the reply's bytes; a `Fault` out of it rolls the work back.
         deadline: The moment (the loop's clock) at which the caller stops waiting.
         message_id: The `Nats-Msg-Id` of a write, None without one.
         digest: Tells the payloads of one id apart.
     """
 
     plan: Plan
-    complete: Callable[[Sequence[Result]], bytes]
     deadline: float
     message_id: str | None = None
     digest: bytes = b""
+
+    def complete(self, results: Sequence[Result]) -> bytes:
+        """Return the reply's bytes; a `Fault` out of it rolls the work back."""
+        return b'{"result":%b}' % self.plan.finish(results)
 
 
 def same_request(work: Work, digest: bytes) -> None:

@@ -94,7 +94,7 @@ def _finisher(
 ) -> Callable[[Sequence[Result]], bytes]:
     def finish(results: Sequence[Result]) -> bytes:
         (result,) = results
-        count = len(result.rows) if returning else result.count
+        count = len(result.rows) if returning else result.touched
         if max_rows is not None and count > max_rows:
             raise Fault(
                 "too_many_rows",

@@ -16,7 +16,7 @@ from attrs import frozen
 from rosey_rowstore.engine.model import Column, ColumnType, Dialect
 from rosey_rowstore.engine.values import canonical_decimal, format_datetime, json_key
 
-__all__ = ["CODECS", "Codec", "Encoder", "columns_decoder_for", "decoder_for"]
+__all__ = ["CODECS", "Codec", "Decoder", "Encoder", "decoder_for", "encodable_for"]
 
 Encoder = Callable[[Any], Any]
 Decoder = Callable[[Any], Any]
@@ -118,19 +118,26 @@ def decoder_for(column: Column, dialect: Dialect) -> Decoder | None:
     return _DECODERS.get(column.type)
 
 
-def columns_decoder_for(column: Column, decode: Decoder) -> ColumnDecoder:
-    """Return what does the same to all values of a column at once, nulls included."""
+def encodable_for(column: Column, decode: Decoder) -> tuple[Decoder, ColumnDecoder]:
+    """Return what makes a value, or a column of them with nulls, fit for the encoder of a reply.
+
+    Like `decode`, but for moments: a driver's own objects, in UTC, are encoded with the reply, for a
+    tenth of the time.
+    """
     if column.type is ColumnType.DATETIME:
-        return _datetimes
-    return lambda values: [None if value is None else decode(value) for value in values]
+        return _moment, _moments
+    return decode, lambda values: [None if value is None else decode(value) for value in values]
 
 
 _microsecond: Final = attrgetter("microsecond")
 
 
-def _datetimes(values: Sequence[Any]) -> Sequence[Any]:
-    # A driver's own objects, in UTC, are encoded with the reply, for a tenth of the time; but the
-    # encoder leaves the fraction out where it is zero.
+def _moment(value: Any) -> Any:
+    # The encoder leaves the fraction out where it is zero.
+    return value if type(value) is datetime.datetime and value.microsecond else _datetime(value)
+
+
+def _moments(values: Sequence[Any]) -> Sequence[Any]:
     try:
         if 0 not in map(_microsecond, values):
             return values

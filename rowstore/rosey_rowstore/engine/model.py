@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import field, frozen
 
@@ -116,16 +116,14 @@ class Limits:
     burst: float = 2000.0
 
 
-@frozen
-class Result:
+class Result(NamedTuple):
     """What the database answered to one statement: the rows as it gave them, and the rows it touched."""
 
     rows: Sequence[Sequence[Any]]
-    count: int
+    touched: int
 
 
-@frozen
-class Statement:
+class Statement(NamedTuple):
     """One SQL statement, ready for the driver: `$1 …` on Postgres, `?` on SQLite, with driver values.
 
     `sql` is the same object for every request of one shape, so that a driver can prepare it once.

@@ -11,7 +11,7 @@ from typing import Any, Final
 from msgspec import Struct, defstruct
 from msgspec.json import Encoder
 
-from rosey_rowstore.engine.codecs import columns_decoder_for, decoder_for
+from rosey_rowstore.engine.codecs import Decoder, decoder_for, encodable_for
 from rosey_rowstore.engine.model import Column, ColumnType, Dialect, Limits
 from rosey_rowstore.protocol import Fault
 
@@ -67,7 +67,7 @@ class RowReader:
         has_texts: Some column's values have no largest size.
     """
 
-    __slots__ = ("_decoded", "_decoders", "_fields", "_make", "fixed", "has_texts", "names")
+    __slots__ = ("_columns", "_decoders", "_fields", "_make", "_values", "fixed", "has_texts", "names")
 
     def __init__(self, columns: Sequence[Column], dialect: Dialect) -> None:
         self.names = tuple(column.name for column in columns)
@@ -76,9 +76,9 @@ class RowReader:
             for index, column in enumerate(columns)
             if (decode := decoder_for(column, dialect)) is not None
         )
-        self._decoded = tuple(
-            (index, columns_decoder_for(columns[index], decode)) for index, decode in self._decoders
-        )
+        encodable = [(index, *encodable_for(columns[index], decode)) for index, decode in self._decoders]
+        self._values = tuple((index, value) for index, value, _ in encodable)
+        self._columns = tuple((index, column) for index, _, column in encodable)
         # A column may be called by a word that Python keeps for itself.
         self._fields = {name: f"column_{index}" for index, name in enumerate(self.names)}
         self._make = defstruct(
@@ -95,7 +95,7 @@ class RowReader:
 
     def read(self, row: Sequence[Any]) -> dict[str, Any]:
         """Return one row by its columns' names; columns past the names are left aside."""
-        return dict(zip(self.names, self._decode(row), strict=False))
+        return dict(zip(self.names, _decoded(row, self._decoders), strict=False))
 
     def read_all(self, rows: Sequence[Sequence[Any]]) -> list[Struct]:
         """Return the rows as the reply holds them; columns past the names are left aside."""
@@ -103,11 +103,11 @@ class RowReader:
             return []
         width = len(self.names)
         if len(rows) == 1:
-            return [self._make(*self._decode(rows[0])[:width])]
+            return [self._make(*_decoded(rows[0], self._values)[:width])]
         found: Iterable[Sequence[Any]] = rows
-        if self._decoded:  # column by column: most of them need nothing
+        if self._columns:  # column by column: most of them need nothing
             columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
-            for index, decode in self._decoded:
+            for index, decode in self._columns:
                 columns[index] = decode(columns[index])
             found = zip(*columns[:width], strict=True)
         elif len(rows[0]) > width:
@@ -118,14 +118,15 @@ class RowReader:
         """Return what gives the values of these columns, to sort by."""
         return attrgetter(*[self._fields[name] for name in names])
 
-    def _decode(self, row: Sequence[Any]) -> Sequence[Any]:
-        if not self._decoders:
-            return row
-        found = list(row)
-        for index, decode in self._decoders:
-            if found[index] is not None:
-                found[index] = decode(found[index])
-        return found
+
+def _decoded(row: Sequence[Any], decoders: Sequence[tuple[int, Decoder]]) -> Sequence[Any]:
+    if not decoders:
+        return row
+    found = list(row)
+    for index, decode in decoders:
+        if found[index] is not None:
+            found[index] = decode(found[index])
+    return found
 
 
 def check_reply(rows: Sequence[Struct], room: int) -> bytes:

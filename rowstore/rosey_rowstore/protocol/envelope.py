@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import functools
 import uuid
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -108,6 +109,11 @@ def timeout_from_headers(headers: Mapping[str, str] | None, default: float) -> f
     text = None if headers is None else headers.get(TIMEOUT_HEADER)
     if text is None:
         return default
+    return _seconds(text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _seconds(text: str) -> float:
     if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) > 0):
         raise Fault(
             "invalid_request",

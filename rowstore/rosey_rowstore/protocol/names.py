@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -15,6 +16,7 @@ _PLUGIN: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,46}[a-z0-9])?")
 _IDENTIFIER: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
+@functools.lru_cache(maxsize=1024)
 def check_plugin(name: str) -> str:
     """Return `name` when a plugin may be called so.
 

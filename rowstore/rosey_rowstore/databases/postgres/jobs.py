@@ -14,6 +14,7 @@ from rosey_rowstore.protocol import Fault
 __all__ = ["BATCH", "Job", "Queue", "Worker", "expired"]
 
 BATCH: Final = 32
+_CROWD: Final = 16
 _SWEEP_SECONDS: Final = 0.1
 _PATIENCE: Final = 0.001
 """Seconds that a batch may take before the next lane helps: a full batch of quick statements takes less,
@@ -62,6 +63,9 @@ class Worker(Protocol):
     def wake(self) -> None:
         """Take what waits, at the next turn of the loop."""
 
+    def begin(self) -> None:
+        """Take what waits now, when it was woken."""
+
 
 class Queue:
     """What waits, in order, and the lanes that serve it."""
@@ -69,7 +73,7 @@ class Queue:
     def __init__(self) -> None:
         self.jobs: deque[Job] = deque()
         self.lanes: list[Worker] = []
-        self.woken = 0
+        self.woken: list[Worker] = []
         self._loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
         self._helper: asyncio.TimerHandle | None = None
@@ -78,6 +82,9 @@ class Queue:
         """Put a job at the end, and see that a lane takes it."""
         self.jobs.append(job)
         if not self.lanes[0].busy or self.woken:  # of what arrives in one turn, each lane takes its share
+            if self.woken and len(self.jobs) >= _CROWD:
+                self.woken[0].begin()  # the database works while the rest of a long turn is being read
+                return
             for lane in self.lanes:
                 if not lane.busy:
                     lane.wake()
@@ -132,7 +139,9 @@ class Queue:
         batch: list[Job] = []
         ids: set[str] = set()
         # Lanes that woke in the same turn share what waits, so that a slow request holds up its half only.
-        most = BATCH if self.woken <= 1 else min(BATCH, -(-len(jobs) // self.woken))
+        most = BATCH
+        if len(self.woken) > 1 and len(jobs) < _CROWD:
+            most = -(-len(jobs) // len(self.woken))
         while jobs and len(batch) < most:
             work = jobs[0].work
             if work.plan.atomic:

@@ -60,9 +60,9 @@ class Lane:
     def wake(self) -> None:
         """Take up work at the next turn of the loop, so that all that arrives in this one goes together."""
         self.busy = True
-        self.queue.woken += 1
+        self.queue.woken.append(self)
         self._connections.busy(self)
-        self._loop.call_soon(self._begin)
+        self._loop.call_soon(self.begin)
 
     def forget_statements(self) -> None:
         """Prepare everything anew before the next batch."""
@@ -89,10 +89,12 @@ class Lane:
 
     # from batch to batch
 
-    def _begin(self) -> None:
-        batch = self.queue.take()
-        self.queue.woken -= 1
-        self._next(batch)
+    def begin(self) -> None:
+        """Take what waits, unless it was taken since the lane was woken."""
+        if self in self.queue.woken:
+            batch = self.queue.take()
+            self.queue.woken.remove(self)
+            self._next(batch)
 
     def _next(self, batch: Sequence[Job] | None = None) -> None:
         """Run a batch, or what waits, or rest."""
