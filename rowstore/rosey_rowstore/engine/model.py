@@ -147,6 +147,8 @@ class Plan:
             `finish` may refuse after they ran: a `Fault` out of `finish` rolls back. A plan that is
             not atomic is one statement and may share a pipeline with others.
         tables: The names it touches, for the words of an error.
+        places: Where in the request each statement comes from, as `operations[1]`; empty where they all
+            come from the one request.
     """
 
     statements: tuple[Statement, ...]
@@ -154,3 +156,4 @@ class Plan:
     writes: bool
     atomic: bool
     tables: tuple[str, ...]
+    places: tuple[str, ...] = ()

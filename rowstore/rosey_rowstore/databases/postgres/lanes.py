@@ -15,7 +15,7 @@ from typing import Final
 
 from attrs import define
 
-from rosey_rowstore.databases.base import StaleSchemaError, Work
+from rosey_rowstore.databases.base import StaleSchemaError, Work, placed
 from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.databases.postgres import replies
 from rosey_rowstore.databases.postgres.connections import Connections
@@ -307,6 +307,7 @@ class _Lane:
             results = await self._exchange(link, statements, batch)
         except Failure as failure:
             await self._roll_back(link)
+            failure.statement = failure.index - 1
             await self._after_failure(batch, failure, owners[failure.index])
             return
         bodies: list[bytes] = []
@@ -427,6 +428,6 @@ class _Lane:
 
 def _translated(failure: Failure, work: Work) -> BaseException:
     try:
-        return fault_of(failure.error, work.plan.tables)
+        return placed(fault_of(failure.error, work.plan.tables), work.plan, failure.statement)
     except StaleSchemaError as stale:
         return stale
