@@ -29,7 +29,9 @@ REPLY_KEPT_SECONDS: Final = 600
 """How long the reply to a `Nats-Msg-Id` is kept, as the contract says."""
 
 
-_OWN_TROUBLE: Final = 500  # from here on a number speaks of the service, and no place in a request is at fault
+_OWN_TROUBLE: Final = (
+    500  # from here on a number speaks of the service, and no place in a request is at fault
+)
 
 
 class StaleSchemaError(Exception):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from rosey_rowstore.engine.model import Column, ColumnType, Dialect
+import attrs
+
+from rosey_rowstore.engine.model import Column, ColumnType, Dialect, Table
 
 __all__ = [
     "LENGTHS_DROP",
@@ -14,10 +16,10 @@ __all__ = [
     "LENGTHS_SET",
     "LENGTHS_TABLE",
     "SERVICE_COLUMNS",
+    "as_served",
     "column_type",
     "declared_type",
     "is_foreign",
-    "is_managed",
     "postgres_type",
 ]
 
@@ -163,7 +165,26 @@ def is_foreign(column: Column) -> bool:
     return column.type is ColumnType.TEXT and name not in ("", *_COMMON)
 
 
-def is_managed(columns: Sequence[Column], primary_key: Sequence[str]) -> bool:
+def as_served(table: Table, numbered: Collection[str]) -> Table:
+    """Return a reflected table as it is served: as the service's own where it has that shape.
+
+    Args:
+        table: As reflected, with every column that the database numbers as generated.
+        numbered: Those that it numbers only where an insert leaves them out. In a table that a migration
+            made they are written like any other; in one that a definition made `id` is the service's.
+    """
+    if _is_managed(table.columns, table.primary_key):
+        return attrs.evolve(table, managed=True)
+    return attrs.evolve(
+        table,
+        columns=tuple(
+            attrs.evolve(column, generated=False) if column.name in numbered else column
+            for column in table.columns
+        ),
+    )
+
+
+def _is_managed(columns: Sequence[Column], primary_key: Sequence[str]) -> bool:
     """Return whether a table has the shape that `tables.define` gives: the service keeps its columns."""
     by_name = {column.name: column for column in columns}
     found = [by_name.get(name) for name in SERVICE_COLUMNS]

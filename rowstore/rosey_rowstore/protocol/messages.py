@@ -76,7 +76,7 @@ class UpsertRequest:
 
 @frozen(kw_only=True)
 class SelectRequest:
-    """A page of rows; `columns` None gives all of them, `limit` None 100 rows, or as many as the plugin may."""
+    """A page of rows; `columns` None gives all of them, `limit` None 100 or as many as the plugin may."""
 
     table: str
     where: Row = field(factory=dict)
