@@ -91,6 +91,7 @@ def _new_converter(*, strict: bool) -> Converter:
     # Rows are JSON already: copying each of them member by member would double the cost of a reply.
     converter.register_unstructure_hook_func(lambda kind: kind in (m.Row, list[m.Row]), lambda rows: rows)
     converter.register_structure_hook_factory(_is_list, lambda kind: _list_structurer(converter, kind))
+    converter.register_structure_hook_factory(_is_mapping, lambda kind: _mapping_structurer(converter, kind))
     converter.register_structure_hook_factory(
         attrs.has, lambda kind: _object_structurer(converter, kind, strict=strict)
     )
@@ -131,6 +132,32 @@ def _list_structurer(converter: Converter, kind: Any) -> Callable[[Any, Any], An
     return structure
 
 
+def _is_mapping(kind: Any) -> bool:
+    return get_origin(kind) is dict and kind != m.Row
+
+
+def _mapping_structurer(converter: Converter, kind: Any) -> Callable[[Any, Any], Any]:
+    _, member = get_args(kind)
+    inner = converter.get_structure_hook(member)
+
+    def structure(value: Any, _: Any) -> dict[str, Any]:
+        if type(value) is not dict:
+            raise _WrongKindError("an object", value)
+        found, errors = {}, []
+        for name, item in value.items():
+            try:
+                found[name] = inner(item, member)
+            except Exception as error:  # noqa: BLE001 - collected with its name, raised below
+                note = IterableValidationNote(f"at member {name}", name, member)
+                error.__notes__ = [*getattr(error, "__notes__", []), note]
+                errors.append(error)
+        if errors:
+            raise IterableValidationError("an object", errors, dict)
+        return found
+
+    return structure
+
+
 def _object_structurer(converter: Converter, kind: Any, *, strict: bool) -> Callable[[Any, Any], Any]:
     structure_members = make_dict_structure_fn(
         kind, converter, _cattrs_forbid_extra_keys=strict, _cattrs_detailed_validation=True
@@ -152,6 +179,7 @@ _OPERATION_KINDS: Mapping[str, type] = {
     "update": m.UpdateRequest,
     "delete": m.DeleteRequest,
 }
+_OPERATIONS_HINT = "One of " + ", ".join(_OPERATION_KINDS) + "."
 _OPERATION_NAMES = {kind: name for name, kind in _OPERATION_KINDS.items()}
 
 
@@ -163,14 +191,16 @@ def _structure_write(value: Any, _: Any) -> Any:
     if type(value) is not dict:
         raise _WrongKindError("an object", value)
     name = value.get("op")
+    if name is None:
+        raise Fault("invalid_request", "The member op is missing.", path="op", hint=_OPERATIONS_HINT)
     if type(name) is not str or name not in _OPERATION_KINDS:
+        near = nearest(name, _OPERATION_KINDS) if type(name) is str else None
         raise Fault(
             "invalid_request",
-            f"{name!r} is no operation of a transaction."
-            if name is not None
-            else "The member op is missing.",
+            f"{str(name)[:80]!r} is no operation of a transaction"
+            + (f"; did you mean {near!r}?" if near else "."),
             path="op",
-            hint="One of " + ", ".join(_OPERATION_KINDS) + ".",
+            hint=_OPERATIONS_HINT,
         )
     members = {key: member for key, member in value.items() if key != "op"}
     return _requests.structure(members, _OPERATION_KINDS[name])
@@ -247,7 +277,7 @@ def _fault_of(error: BaseException, path: str) -> Fault:
             "invalid_request",
             f"{name!r} is no member here" + (f"; did you mean {near!r}?" if near else "."),
             path=f"{path}.{name}" if path else name,
-            hint="The members are " + ", ".join(known) + ".",
+            hint=f"The members are {', '.join(known)}." if known else "There are none here.",
         )
     if isinstance(error, KeyError):
         return Fault("invalid_request", f"The member {error.args[0]} is missing.", path=path or None)

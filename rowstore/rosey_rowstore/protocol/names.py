@@ -21,7 +21,7 @@ def check_plugin(name: str) -> str:
     Raises:
         Fault: `invalid_name`.
     """
-    if not _PLUGIN.fullmatch(name):
+    if not isinstance(name, str) or not _PLUGIN.fullmatch(name):
         raise Fault(
             "invalid_name",
             f"{name!r} is no plugin name.",
@@ -37,7 +37,7 @@ def check_identifier(name: str, kind: str, path: str | None = None) -> str:
         Fault: `invalid_name`. Names beginning with `sqlite_` are refused everywhere, because SQLite
             keeps them for itself and both databases give the same answer.
     """
-    if not _IDENTIFIER.fullmatch(name) or name.startswith("sqlite_"):
+    if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name) or name.startswith("sqlite_"):
         raise Fault(
             "invalid_name",
             f"{name!r} is no {kind} name.",

@@ -71,6 +71,23 @@ def test_unknown_members_name_the_nearest_known_one() -> None:
     assert "'where'" in fault.message
 
 
+def test_what_is_misspelt_is_named_with_what_was_meant() -> None:
+    """The operation of a transaction has its nearest name; where no member is taken none is listed."""
+    fault = refusal("rows.transact", b'{"operations":[{"op":"inset"}]}')
+    assert "did you mean 'insert'?" in fault.message
+    fault = refusal("tables.list", b'{"tables":[]}')
+    assert (fault.path, fault.hint) == ("tables", "There are none here.")
+
+
+def test_kinds_are_told_in_the_words_of_json() -> None:
+    """Nothing of Python shows in a refusal, whatever stands where an object should."""
+    for payload in (b'{"n":null}', b'{"n":[]}', b"[]", b"3", b'{"n":{"$sum":null}}'):
+        fault = refusal("rows.aggregate", b'{"table":"q","measures":' + payload + b"}")
+        assert fault.code == "invalid_request"
+        assert " takes " in fault.message
+        assert "attribute" not in fault.message
+
+
 PATHS = {
     "a row that is none": ("rows.insert", b'{"table":"q","rows":[{},3]}', "rows[1]"),
     "a column's kind": (
@@ -311,8 +328,10 @@ def test_plugin_names_that_are_allowed(name: str) -> None:
     assert p.check_plugin(name) == name
 
 
-@pytest.mark.parametrize("name", ["", "A", "-a", "a-", "_a", "a.b", "a b", "x" * 49, "é", "a\n", "*", ">"])
-def test_plugin_names_that_are_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["", "A", "-a", "a-", "_a", "a.b", "a b", "x" * 49, "é", "a\n", "*", ">", 5, None]
+)
+def test_plugin_names_that_are_refused(name: Any) -> None:
     """Everything else is refused, wildcards and line ends included."""
     with pytest.raises(Fault) as caught:
         p.check_plugin(name)
