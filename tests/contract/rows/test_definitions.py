@@ -182,3 +182,16 @@ async def test_a_table_that_was_dropped_begins_anew(speaker: Speaker) -> None:
     assert (await speaker.refusal("tables.drop", table="t", confirm="t")).code == "table_not_found"
     await define(speaker, column("s", "string", max_length=2))
     assert (await speaker.refusal("rows.insert", table="t", rows=[{"s": "abc"}])).code == "value_too_large"
+
+
+async def test_estimates_know_a_table_at_once(speaker: Speaker) -> None:
+    """A table that was just filled is not told to be empty, in the list and described."""
+    for table, count in (("t", 3), ("u", 0), ("v", 700)):
+        await speaker.call("tables.define", table=table, columns=[column("n")])
+        await speaker.call("rows.insert", table=table, rows=[{"n": n} for n in range(count)], returning=False)
+    listed = (await speaker.call("tables.list"))["tables"]
+    assert [(table["table"], table["rows"]) for table in listed] == [("t", 3), ("u", 0), ("v", 700)]
+    assert all(table["bytes"] > 0 for table in listed)
+    described = await speaker.call("tables.describe", table="v")
+    assert described["rows"] == 700
+    assert described["bytes"] >= listed[2]["bytes"]
