@@ -44,6 +44,12 @@ _SIZED: Final = re.compile(
     r"\s*([a-zA-Z_][a-zA-Z_ ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(-?\d+)\s*)?\)\s*([a-zA-Z ]*))?\s*"
 )
 
+_INDEXED_BYTES: Final = 2600
+"""What one text of an index entry may take; an entry of Postgres has 2,704 bytes in all, whatever it holds.
+
+It compresses texts first, so some longer ones would fit: which, no caller could know beforehand.
+"""
+
 _COMMON: Final = {
     "text": ColumnType.TEXT,
     "varchar": ColumnType.STRING,
@@ -173,15 +179,19 @@ def as_served(table: Table, numbered: Collection[str]) -> Table:
         numbered: Those that it numbers only where an insert leaves them out. In a table that a migration
             made they are written like any other; in one that a definition made `id` is the service's.
     """
-    if _is_managed(table.columns, table.primary_key):
-        return attrs.evolve(table, managed=True)
-    return attrs.evolve(
-        table,
-        columns=tuple(
-            attrs.evolve(column, generated=False) if column.name in numbered else column
-            for column in table.columns
-        ),
-    )
+    managed = _is_managed(table.columns, table.primary_key)
+    indexed = {
+        name for columns in (table.primary_key, *(i.columns for i in table.indexes)) for name in columns
+    }
+
+    def served(column: Column) -> Column:
+        if column.name in numbered and not managed:
+            column = attrs.evolve(column, generated=False)
+        if column.name in indexed and column.type in (ColumnType.STRING, ColumnType.TEXT):
+            column = attrs.evolve(column, indexed_bytes=_INDEXED_BYTES)
+        return column
+
+    return attrs.evolve(table, managed=managed, columns=tuple(map(served, table.columns)))
 
 
 def _is_managed(columns: Sequence[Column], primary_key: Sequence[str]) -> bool:
