@@ -12,6 +12,7 @@ from rosey_rowstore.protocol.codes import Fault
 __all__ = ["check_identifier", "check_plugin", "nearest", "owned_name"]
 
 _PLUGIN: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,46}[a-z0-9])?")
+_LONGEST_MISSPELT: Final = 200
 _IDENTIFIER: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
@@ -54,5 +55,7 @@ def owned_name(plugin: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name nearest to a misspelt one, or None when none is near."""
+    if len(name) > _LONGEST_MISSPELT:  # comparing a megabyte would hold up everyone for half a second
+        return None
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return found[0] if found else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
+import sys
+import time
 import uuid
 from typing import Any
 
@@ -86,6 +88,45 @@ def test_kinds_are_told_in_the_words_of_json() -> None:
         assert fault.code == "invalid_request"
         assert " takes " in fault.message
         assert "attribute" not in fault.message
+
+
+LONG = "x" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"table": "q", LONG: 1},
+        {"table": "q", "order_by": [{LONG: 1}]},
+        {"table": "q", "where": LONG},
+        {LONG: {LONG: LONG}},
+    ],
+)
+def test_a_name_of_a_megabyte_is_not_sent_back(body: dict[str, Any]) -> None:
+    """Whatever a stranger calls things, the refusal is short, and made at once."""
+    fault = refusal("rows.select", json.dumps(body).encode())
+    payload, headers = p.encode_fault(fault.at("operations[3]"))
+    assert (len(payload) < 10_000, len(headers["Nats-Service-Error"]) <= 200) == (True, True)
+    assert json.loads(payload)["error"]["code"] == "invalid_request"
+    began = time.process_time()
+    assert p.nearest(LONG, ["table", "where"] * 100) is None
+    assert time.process_time() - began < 0.05
+
+
+def test_a_number_of_too_many_digits() -> None:
+    """A whole number that Python does not read is told in the contract's words."""
+    fault = refusal("rows.select", b'{"table":"q","limit":' + b"9" * 5000 + b"}")
+    told = f"A number has more than {sys.get_int_max_str_digits()} digits."
+    assert (fault.code, fault.message) == ("invalid_json", told)
+
+
+def test_a_repeated_member_among_many_is_found_at_once() -> None:
+    """A hundred thousand members, the last a repetition: it is named, and holds up nobody."""
+    members = ",".join(f'"m{number}":0' for number in [*range(100_000), 99_998])
+    began = time.process_time()
+    fault = refusal("rows.select", ("{" + members + "}").encode())
+    assert time.process_time() - began < 2
+    assert (fault.code, "'m99998'" in fault.message) == ("invalid_json", True)
 
 
 PATHS = {
