@@ -101,6 +101,16 @@ def _new_converter(*, strict: bool) -> Converter:
     return converter
 
 
+def _at(error: Exception, place: int | str, member: Any) -> IterableValidationError:
+    """Return an error with the place in its list or object.
+
+    The first ends the walk: one is told, and half a million of them would take seconds of everyone's time.
+    """
+    note = IterableValidationNote(f"at {place}", place, member)
+    error.__notes__ = [*getattr(error, "__notes__", []), note]
+    return IterableValidationError("a list or an object", [error], list)
+
+
 def _is_literal(kind: Any) -> bool:
     origin: Any = get_origin(kind)
     return origin is Literal
@@ -117,16 +127,12 @@ def _list_structurer(converter: Converter, kind: Any) -> Callable[[Any, Any], An
     def structure(value: Any, _: Any) -> list[Any]:
         if type(value) is not list:
             raise _WrongKindError("a list", value)
-        found, errors = [], []
+        found = []
         for index, item in enumerate(value):
             try:
                 found.append(inner(item, member))
-            except Exception as error:  # noqa: BLE001 - collected with its index, raised below
-                note = IterableValidationNote(f"at index {index}", index, member)
-                error.__notes__ = [*getattr(error, "__notes__", []), note]
-                errors.append(error)
-        if errors:
-            raise IterableValidationError("a list", errors, list)
+            except Exception as error:  # noqa: BLE001 - raised again with its index
+                raise _at(error, index, member) from None
         return found
 
     return structure
@@ -143,16 +149,12 @@ def _mapping_structurer(converter: Converter, kind: Any) -> Callable[[Any, Any],
     def structure(value: Any, _: Any) -> dict[str, Any]:
         if type(value) is not dict:
             raise _WrongKindError("an object", value)
-        found, errors = {}, []
+        found = {}
         for name, item in value.items():
             try:
                 found[name] = inner(item, member)
-            except Exception as error:  # noqa: BLE001 - collected with its name, raised below
-                note = IterableValidationNote(f"at member {name}", name, member)
-                error.__notes__ = [*getattr(error, "__notes__", []), note]
-                errors.append(error)
-        if errors:
-            raise IterableValidationError("an object", errors, dict)
+            except Exception as error:  # noqa: BLE001 - raised again with its name
+                raise _at(error, name, member) from None
         return found
 
     return structure

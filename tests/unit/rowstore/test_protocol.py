@@ -129,6 +129,29 @@ def test_a_repeated_member_among_many_is_found_at_once() -> None:
     assert (fault.code, "'m99998'" in fault.message) == ("invalid_json", True)
 
 
+@pytest.mark.parametrize(
+    ("tail", "body", "path"),
+    [
+        ("rows.insert", {"table": "q", "rows": [1] * 300_000}, "rows[0]"),
+        ("rows.transact", {"operations": [{}] * 200_000}, "operations[0].op"),
+        ("rows.select", {"table": "q", "order_by": ["a", *[1] * 300_000]}, "order_by[1]"),
+        ("rows.aggregate", {"table": "q", "measures": {f"m{n}": 1 for n in range(50_000)}}, "measures.m0"),
+        (
+            "rows.upsert",
+            {"table": "q", "rows": [], "key": ["k"], "merge": {f"m{n}": "$add" for n in range(40_000)}},
+            "merge.m0",
+        ),
+        ("tables.define", {"table": "q", "columns": [{"nme": "x"}] * 40_000}, "columns[0].name"),
+    ],
+)
+def test_a_request_wrong_in_every_part_is_refused_at_once(tail: str, body: Any, path: str) -> None:
+    """The first fault ends the reading: a megabyte of them does not hold the service up for seconds."""
+    payload = json.dumps(body).encode()
+    began = time.process_time()
+    assert refusal(tail, payload).path == path
+    assert time.process_time() - began < 1.0
+
+
 PATHS = {
     "a row that is none": ("rows.insert", b'{"table":"q","rows":[{},3]}', "rows[1]"),
     "a column's kind": (
