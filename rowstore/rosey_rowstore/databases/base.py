@@ -22,11 +22,17 @@ __all__ = [
     "as_before",
     "check_references",
     "check_unreferenced",
+    "placed",
     "same_request",
 ]
 
 REPLY_KEPT_SECONDS: Final = 600
 """How long the reply to a `Nats-Msg-Id` is kept, as the contract says."""
+
+
+_OWN_TROUBLE: Final = (
+    500  # from here on a number speaks of the service, and no place in a request is at fault
+)
 
 
 class StaleSchemaError(Exception):
@@ -76,6 +82,12 @@ class Work:
     def complete(self, results: Sequence[Result]) -> bytes:
         """Return the reply's bytes; a `Fault` out of it rolls the work back."""
         return b'{"result":%b}' % self.plan.finish(results)
+
+
+def placed(fault: Fault, plan: Plan, statement: int) -> Fault:
+    """Return what the database refused with the place in the request that the statement comes from."""
+    refused = fault.number < _OWN_TROUBLE and 0 <= statement < len(plan.places)
+    return fault.at(plan.places[statement]) if refused else fault
 
 
 def same_request(work: Work, digest: bytes) -> None:

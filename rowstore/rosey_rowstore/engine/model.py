@@ -46,6 +46,7 @@ class Column:
         precision, scale: Of a limited `decimal`; None for an unlimited one.
         aware: A `datetime` column with time zone (`timestamptz`); a naive one holds UTC.
         generated: Identity, serial or computed: never writable.
+        indexed_bytes: UTF-8 bytes that fit a text, because an index holds it; None without an index.
         references: The table that a foreign key names, None without one.
         database_type: The type as the catalog says it, for the places where a cast must name it.
     """
@@ -62,6 +63,7 @@ class Column:
     aware: bool = True
     generated: bool = False
     references: str | None = None
+    indexed_bytes: int | None = None
     database_type: str = ""
 
 
@@ -146,6 +148,8 @@ class Plan:
             `finish` may refuse after they ran: a `Fault` out of `finish` rolls back. A plan that is
             not atomic is one statement and may share a pipeline with others.
         tables: The names it touches, for the words of an error.
+        places: Where in the request each statement comes from, as `operations[1]`; empty where they all
+            come from the one request.
     """
 
     statements: tuple[Statement, ...]
@@ -153,3 +157,4 @@ class Plan:
     writes: bool
     atomic: bool
     tables: tuple[str, ...]
+    places: tuple[str, ...] = ()

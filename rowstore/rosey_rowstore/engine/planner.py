@@ -131,6 +131,7 @@ class Planner:
             writes=True,
             atomic=True,
             tables=tables_of(request),
+            places=tuple(f"operations[{index}]" for index, plan in enumerate(plans) for _ in plan.statements),
         )
 
 

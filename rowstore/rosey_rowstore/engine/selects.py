@@ -76,16 +76,22 @@ def plan_search(
     )
 
 
-def check_limit(limit: int, limits: Limits) -> int:
+def check_limit(limit: int | None, limits: Limits) -> int:
     """Return the rows that a page or an aggregate holds at most.
 
+    Args:
+        limit: As the request says; without it the default, or less where the plugin may have less.
+        limits: The plugin's.
+
     Raises:
-        Fault: `out_of_range`. A plugin limited to less than the default gets its own limit.
+        Fault: `out_of_range` past the plugin's `rows_per_page`: nothing is cut silently.
     """
-    most = max(limits.rows_per_page, 1)
-    if not 1 <= limit <= max(most, _DEFAULT_LIMIT):
+    most = limits.rows_per_page
+    if limit is None:
+        return min(_DEFAULT_LIMIT, most)
+    if not 1 <= limit <= most:
         raise Fault("out_of_range", f"limit is 1 to {most}.", path="limit")
-    return min(limit, most)
+    return limit
 
 
 def check_search(query: str) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ ERROR_HEADER: Final = "Nats-Service-Error"
 ERROR_CODE_HEADER: Final = "Nats-Service-Error-Code"
 
 _LONGEST_TIMEOUT_MS: Final = 24 * 3600 * 1000
+_LONGEST_TOLD: Final = {"message": 4000, "path": 1000}
+"""Characters of an error that a reply carries: a name of a megabyte in the request is not sent back whole."""
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -75,6 +77,9 @@ def encode_fault(fault: Fault) -> tuple[bytes, dict[str, str]]:
     for name in ("path", "hint", "retry_after"):
         if getattr(fault, name) is not None:
             error[name] = getattr(fault, name)
+    for name, most in _LONGEST_TOLD.items():
+        if len(error.get(name, "")) > most:
+            error[name] = error[name][: most - 1] + "…"
     if fault.details:
         error["details"] = fault.details
     # What a stranger sent may stand in the message: no line break may reach a header, no surrogate the wire.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, Never
 
 from rosey_rowstore.protocol.codes import Fault
 
 __all__ = ["dump_checked_json", "dump_json", "load_json", "load_trusted_json"]
+
+
+_MOST_DIGITS = sys.get_int_max_str_digits()
 
 
 def _refuse_constant(name: str) -> Never:
@@ -18,9 +22,11 @@ def _refuse_constant(name: str) -> Never:
 def _object_without_repeats(members: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(members)
     if len(found) != len(members):
-        names = [name for name, _ in members]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the member {twice!r} stands twice in one object")
+        seen: set[str] = set()
+        for name, _ in members:
+            if name in seen:
+                raise ValueError(f"the member {name[:80]!r} stands twice in one object")
+            seen.add(name)
     return found
 
 
@@ -48,6 +54,8 @@ def load_json(payload: bytes) -> Any:
     except RecursionError as error:
         raise Fault("invalid_json", "The payload nests too deeply.") from error
     except ValueError as error:
+        if "int_max_str_digits" in str(error):
+            raise Fault("invalid_json", f"A number has more than {_MOST_DIGITS} digits.") from error
         raise Fault("invalid_json", f"The payload is not JSON: {error}.") from error
 
 

@@ -21,6 +21,7 @@ from rosey_rowstore.databases.base import (
 )
 from rosey_rowstore.databases.postgres import catalog, logins
 from rosey_rowstore.databases.postgres.connections import Connections
+from rosey_rowstore.databases.postgres.counting import counted, counting, small_tables
 from rosey_rowstore.databases.postgres.errors import fault_of
 from rosey_rowstore.databases.postgres.lanes import PluginLanes
 from rosey_rowstore.databases.postgres.listener import Listener, announce
@@ -244,10 +245,18 @@ class PostgresDatabase:
             await definition.execute(plan_drop(table, Dialect.POSTGRES), (table,))
 
     async def sizes(self, plugin: str, limits: Limits) -> Mapping[str, Size]:
-        """Return the server's estimates of the plugin's tables."""
+        """Return the server's estimates of the plugin's tables, and of small ones the count."""
         await self.tables(plugin, limits)
         async with self._service.use() as connection:
-            return await catalog.sizes(connection, owned_name(plugin))
+            found = await catalog.sizes(connection, owned_name(plugin))
+        small = small_tables(found)
+        if not small:
+            return found
+        deadline = asyncio.get_running_loop().time() + limits.statement_timeout
+        try:
+            return counted(found, await self.run(plugin, limits, counting(small, deadline)))
+        except (Fault, StaleSchemaError):  # one went away meanwhile, or all are busy: estimates will do
+            return found
 
     async def turn_to_define(self, name: str, limits: Limits, deadline: float) -> asyncio.Lock:
         """Take this process's turn to define: the owner's login has few connections.

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Sequence
 from typing import Final
 
-from rosey_rowstore.databases.base import StaleSchemaError, Work
+from rosey_rowstore.databases.base import StaleSchemaError, Work, placed
 from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.databases.postgres import replies
 from rosey_rowstore.databases.postgres.connections import Connections
@@ -255,6 +255,7 @@ class Lane:
             results = await self._exchange(link, statements, batch)
         except Failure as failure:
             await self._roll_back(link)
+            failure.statement = failure.index - 1
             await self._after_failure(batch, failure, owners[failure.index])
             return
         bodies: list[bytes] = []
@@ -403,6 +404,6 @@ def _complete(job: Job, results: Sequence[Result]) -> None:
 
 def _translated(failure: Failure, work: Work) -> BaseException:
     try:
-        return fault_of(failure.error, work.plan.tables)
+        return placed(fault_of(failure.error, work.plan.tables), work.plan, failure.statement)
     except StaleSchemaError as stale:
         return stale

@@ -38,12 +38,17 @@ class LinkLostError(Exception):
 
 
 class Failure(Exception):
-    """A pipeline failed at the statement `index`; outside of a transaction all of it was rolled back."""
+    """A pipeline failed at the statement `index`; outside of a transaction all of it was rolled back.
+
+    Attributes:
+        statement: Which of the only request's statements it was, where that is known; -1 otherwise.
+    """
 
     def __init__(self, index: int, error: errors.Error) -> None:
         super().__init__(str(error))
         self.index = index
         self.error = error
+        self.statement = -1
 
 
 Outcome = list[Result] | Failure | LinkLostError
