@@ -37,10 +37,10 @@ def counting(tables: Sequence[str], deadline: float) -> Work:
     plan = Plan(
         statements=(Statement(query),), finish=finish, writes=False, atomic=False, tables=tuple(tables)
     )
-    return Work(plan=plan, complete=finish, deadline=deadline)
+    return Work(plan, deadline)
 
 
 def counted(sizes: Mapping[str, Size], reply: bytes) -> dict[str, Size]:
     """Return the sizes with what was counted."""
-    counts = json.loads(reply)
+    counts = json.loads(reply)["result"]
     return {name: attrs.evolve(size, rows=counts.get(name, size.rows)) for name, size in sizes.items()}
