@@ -126,6 +126,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def _mount() -> None:
     """Add the groups of commands that other modules hold."""
+    if not any(group.name == "migrations" for group in app.registered_groups):
+        from rosey_deploy.migration_commands import migrations_app  # noqa: PLC0415 - --help starts without it
+
+        app.add_typer(migrations_app, name="migrations")
     if importlib.util.find_spec("rosey_deploy.kv_commands") is None:
         return
     if any(group.name == "kv" for group in app.registered_groups):

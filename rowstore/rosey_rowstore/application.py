@@ -10,16 +10,16 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from rosey_rowstore.databases import database_for
 from rosey_rowstore.databases.base import Database, StaleSchemaError, Work
 from rosey_rowstore.databases.describe import describe, summaries
 from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.engine.model import Limits, Plan
+from rosey_rowstore.migrations.calls import MigrationCalls
 from rosey_rowstore.plugins import Plugins
 from rosey_rowstore.protocol import (
     MESSAGE_ID_HEADER,
@@ -61,15 +61,19 @@ class Application:
             plugin, `sqlite::memory:`.
         plugins: What `plugins.toml` says.
         provision: Make an unknown plugin's storage on its first use, as in development.
+        allow_rollback: Migrations may be rolled back, for plugins that do not say it themselves.
 
     Raises:
         Fault: `invalid_request` when the URL is neither of Postgres nor of SQLite.
     """
 
-    def __init__(self, database_url: str, plugins: Plugins, *, provision: bool) -> None:
+    def __init__(
+        self, database_url: str, plugins: Plugins, *, provision: bool, allow_rollback: bool = True
+    ) -> None:
         self.database_url = database_url
         self._plugins = plugins
-        self._database = _database(database_url, may_provision=provision)
+        self._database = database_for(database_url, may_provision=provision)
+        self._migrations = MigrationCalls(self._database, plugins, allow_rollback=allow_rollback)
         self._looked_at: dict[str, float] = {}
         self._handlers: dict[type, Callable[[str, Limits, Any, float], Awaitable[bytes]]] = {
             DefineRequest: self._define,
@@ -88,6 +92,7 @@ class Application:
 
     async def close(self) -> None:
         """Answer what was taken, then let go of the database."""
+        await self._migrations.close()
         await self._database.close()
 
     async def handle(
@@ -123,6 +128,9 @@ class Application:
                 hint="Send fewer rows at a time, or raise request_size in plugins.toml.",
             )
         request = decode_request(operation, payload)
+        if tail.startswith("migrations."):
+            patience = timeout_from_headers(headers, limits.migration_timeout)
+            return await self._migrations.answer(plugin, limits, request, patience)
         if headers:
             seconds = min(timeout_from_headers(headers, limits.statement_timeout), limits.statement_timeout)
         else:
@@ -131,12 +139,10 @@ class Application:
         handler = self._handlers.get(operation.request)
         if handler is not None:
             return await handler(plugin, limits, request, deadline)
-        if tail.startswith("rows."):
-            message_id = _message_id(headers) if operation.writes and headers else None
-            digest = b"" if message_id is None else _digest(tail, payload)
-            make = _WorkMaker(deadline=deadline, message_id=message_id, digest=digest)
-            return await self._rows(plugin, limits, request, make)
-        raise Fault("invalid_request", f"{tail} is not served by this version.")
+        message_id = _message_id(headers) if operation.writes and headers else None
+        digest = b"" if message_id is None else _digest(tail, payload)
+        make = _WorkMaker(deadline=deadline, message_id=message_id, digest=digest)
+        return await self._rows(plugin, limits, request, make)
 
     def _limits(self, plugin: str) -> Limits:
         known = self._plugins.get(plugin)
@@ -245,26 +251,6 @@ class _WorkMaker:
             message_id=self.message_id,
             digest=self.digest,
         )
-
-
-def _database(url: str, *, may_provision: bool) -> Database:
-    scheme = urlsplit(url).scheme
-    if scheme in ("postgresql", "postgres"):
-        # Late: who keeps rows in SQLite needs no driver for Postgres, and no time to load it.
-        from rosey_rowstore.databases.postgres.database import PostgresDatabase  # noqa: PLC0415
-
-        return PostgresDatabase(url, may_provision=may_provision)
-    if scheme == "sqlite":
-        from rosey_rowstore.databases.sqlite.database import SqliteDatabase  # noqa: PLC0415 - as above
-
-        place = url.partition(":")[2].removeprefix("//")
-        if place:
-            return SqliteDatabase(None if place == ":memory:" else Path(place), may_provision=may_provision)
-    raise Fault(
-        "invalid_request",
-        "The database URL names neither Postgres nor SQLite.",
-        hint="As postgresql://user@host/database, sqlite:FOLDER or sqlite::memory:.",
-    )
 
 
 def _unknown_operation(tail: str) -> Fault:

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Coroutine, Iterator
 from typing import Any, Final, Protocol
 
+from rosey_rowstore.migrations.sandbox import hide_process
 from rosey_rowstore.plugins import Plugins
 from rosey_rowstore.service.binding import Binding, Handler
 from rosey_rowstore.service.connection import ServiceConnection
@@ -53,7 +54,14 @@ def run(settings: ServiceSettings, *, provision: bool) -> int:
     from rosey_rowstore.application import Application  # noqa: PLC0415
 
     configure_logging(as_json=settings.environment == "production")
-    application = Application(settings.database, plugins, provision=provision)
+    # A revision runs as the same user: it must not read this process's memory and environment.
+    hide_process()
+    application = Application(
+        settings.database,
+        plugins,
+        provision=provision,
+        allow_rollback=settings.environment != "production",
+    )
     return _new_loop_run(serve(application, plugins, settings))
 
 

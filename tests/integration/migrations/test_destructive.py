@@ -1,0 +1,154 @@
+"""What a run may lose is refused unless it is meant; what loses nothing passes."""
+
+from __future__ import annotations
+
+import pytest
+from support.migrations import Caller, Folder, Refused
+
+START = """
+op.create_table(
+    "notes", *service_columns(),
+    sa.Column("text", sa.String(40)),
+    sa.Column("n", sa.BigInteger),
+    sa.Column("amount", sa.Numeric(10, 2)),
+)
+op.create_table("old", *service_columns())
+op.create_index("notes_n", "notes", ["n"])
+"""
+
+LOSES = {
+    "drop_table": ('op.drop_table("old")', "drops the table 'old'"),
+    "drop_column": ('op.drop_column("notes", "amount")', "drops the column notes.amount"),
+    "batch_drop_column": (
+        'with op.batch_alter_table("notes", recreate="auto") as batch: batch.drop_column("amount")',
+        "drops the column notes.amount",
+    ),
+    "raw_drop_table": ("op.execute('DROP TABLE old')", "drops the table 'old'"),
+    "raw_drop_column": ("op.execute('ALTER TABLE notes DROP COLUMN text')", "drops the column notes.text"),
+    "shorter": (
+        'with op.batch_alter_table("notes") as batch: batch.alter_column("text", type_=sa.String(10))',
+        "narrows notes.text",
+    ),
+    "other_type": (
+        'with op.batch_alter_table("notes") as batch:\n'
+        '    batch.alter_column("n", type_=sa.SmallInteger, postgresql_using="n::smallint")',
+        "narrows notes.n",
+    ),
+    "fewer_digits": (
+        'with op.batch_alter_table("notes") as batch: batch.alter_column("amount", type_=sa.Numeric(8, 2))',
+        "narrows notes.amount",
+    ),
+    "made_again": (
+        'op.drop_table("old")\nop.create_table("old", *service_columns())',
+        "drops the table 'old'",
+    ),
+    "column_made_again": (
+        'op.drop_column("notes", "amount")\nop.add_column("notes", sa.Column("amount", sa.BigInteger))',
+        "drops the column notes.amount",
+    ),
+}
+KEEPS = {
+    "add": 'op.add_column("notes", sa.Column("more", sa.Text))',
+    "rename_table": 'op.rename_table("old", "new")',
+    "raw_rename_column": "op.execute('ALTER TABLE notes RENAME COLUMN n TO m')",
+    "batch_rename": 'with op.batch_alter_table("notes") as batch: batch.alter_column("n", new_column_name="m")',
+    "rebuild": 'with op.batch_alter_table("notes", recreate="auto") as batch: batch.alter_column("text", nullable=False)',
+    "longer": 'with op.batch_alter_table("notes") as batch: batch.alter_column("text", type_=sa.String(80))',
+    "to_text": 'with op.batch_alter_table("notes") as batch: batch.alter_column("text", type_=sa.Text())',
+    "more_digits": 'with op.batch_alter_table("notes") as batch: batch.alter_column("amount", type_=sa.Numeric(12, 2))',
+    "drop_index": 'op.drop_index("notes_n", "notes")',
+    "own_helper": 'op.create_table("helper", *service_columns())\nop.drop_table("helper")',
+}
+
+
+@pytest.fixture
+async def started(call: Caller, folder: Folder) -> Caller:
+    """A plugin with a table and a row in it."""
+    folder.write("0001", START)
+    await call.apply()
+    await call("rows.insert", table="notes", rows=[{"text": "a", "n": 1, "amount": "1.5"}])
+    return call
+
+
+@pytest.mark.parametrize("what", LOSES)
+async def test_what_loses_is_refused_unless_it_is_meant(started: Caller, folder: Folder, what: str) -> None:
+    """Dropping and narrowing, by operation or by SQL, is `destructive_migration`; with the flag it is done."""
+    code, words = LOSES[what]
+    folder.write("0002", code)
+    before = await started("tables.describe", table="notes")
+    with pytest.raises(Refused) as caught:
+        await started.apply()
+    assert caught.value.code == "destructive_migration"
+    assert words in caught.value.error["message"]
+    assert caught.value.details["revision"] == "0002"
+    assert (await started("tables.describe", table="notes"))["columns"] == before["columns"]
+    assert await started.apply(allow_destructive=True) == ["0002"]
+    assert (await started.status())["drift"] == []
+
+
+@pytest.mark.parametrize("what", KEEPS)
+async def test_what_loses_nothing_passes(started: Caller, folder: Folder, what: str) -> None:
+    """Additions, renames, rebuilds, wider types and dropped indexes need no flag; rows stay."""
+    folder.write("0002", KEEPS[what])
+    assert await started.apply() == ["0002"]
+    rows = (await started("rows.select", table="notes"))["rows"]
+    assert [row["text"] for row in rows] == ["a"]
+
+
+async def test_a_fresh_install_needs_no_flag(call: Caller, folder: Folder) -> None:
+    """A history that drops what it made itself loses nothing that was there when the run began."""
+    folder.write("0001", START)
+    folder.write("0002", 'op.drop_table("old")')
+    assert await call.apply() == ["0001", "0002"]
+
+
+async def test_a_dry_run_tells_it_too(started: Caller, folder: Folder) -> None:
+    """The refusal comes before anything is done, from a dry run as well."""
+    folder.write("0002", 'op.drop_table("old")')
+    with pytest.raises(Refused) as caught:
+        await started.apply(dry_run=True)
+    assert caught.value.code == "destructive_migration"
+
+
+async def test_rows_survive_a_rebuild_that_others_refer_to(call: Caller, folder: Folder) -> None:
+    """On SQLite a rebuilt table is dropped for a moment: rows that refer to it stay, and stay checked."""
+    folder.write(
+        "0001",
+        """
+        op.create_table("parents", *service_columns(), sa.Column("n", sa.BigInteger))
+        op.create_table(
+            "children", *service_columns(),
+            sa.Column("parent", sa.BigInteger, sa.ForeignKey("parents.id", ondelete="CASCADE")),
+        )
+        """,
+    )
+    await call.apply()
+    parent = (await call("rows.insert", table="parents", rows=[{"n": 1}]))["rows"][0]["id"]
+    await call("rows.insert", table="children", rows=[{"parent": parent}])
+    folder.write(
+        "0002",
+        'with op.batch_alter_table("parents", recreate="auto") as batch: batch.add_column(sa.Column("m", sa.Text))',
+    )
+    await call.apply()
+    assert len((await call("rows.select", table="children"))["rows"]) == 1
+    with pytest.raises(Refused, match="foreign_key_violation"):
+        await call("rows.insert", table="children", rows=[{"parent": parent + 1}])
+
+
+async def test_a_reference_that_a_revision_breaks_is_found(call: Caller, folder: Folder) -> None:
+    """A row left referring to nothing fails the run, on SQLite at its end."""
+    folder.write(
+        "0001",
+        """
+        op.create_table("parents", *service_columns())
+        op.create_table("children", *service_columns(), sa.Column("parent", sa.BigInteger, sa.ForeignKey("parents.id")))
+        """,
+    )
+    await call.apply()
+    parent = (await call("rows.insert", table="parents", rows=[{}]))["rows"][0]["id"]
+    await call("rows.insert", table="children", rows=[{"parent": parent}])
+    folder.write("0002", 'op.execute("DELETE FROM parents")')
+    with pytest.raises(Refused) as caught:
+        await call.apply()
+    assert caught.value.code == "migration_failed"
+    assert len((await call("rows.select", table="parents"))["rows"]) == 1
