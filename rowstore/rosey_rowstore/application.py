@@ -15,10 +15,11 @@ from typing import Any, Final
 from attrs import frozen
 
 from rosey_rowstore.databases import database_for
-from rosey_rowstore.databases.base import Database, StaleSchemaError, Work
+from rosey_rowstore.databases.base import StaleSchemaError, Work
 from rosey_rowstore.databases.describe import describe, summaries
 from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.engine.model import Limits, Plan
+from rosey_rowstore.events import Events
 from rosey_rowstore.migrations.calls import MigrationCalls
 from rosey_rowstore.plugins import Plugins
 from rosey_rowstore.protocol import (
@@ -71,9 +72,12 @@ class Application:
         self, database_url: str, plugins: Plugins, *, provision: bool, allow_rollback: bool = True
     ) -> None:
         self.database_url = database_url
+        self.events = Events()
         self._plugins = plugins
         self._database = database_for(database_url, may_provision=provision)
-        self._migrations = MigrationCalls(self._database, plugins, allow_rollback=allow_rollback)
+        self._migrations = MigrationCalls(
+            self._database, plugins, allow_rollback=allow_rollback, events=self.events
+        )
         self._looked_at: dict[str, float] = {}
         self._handlers: dict[type, Callable[[str, Limits, Any, float], Awaitable[bytes]]] = {
             DefineRequest: self._define,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 from alembic import autogenerate
@@ -14,7 +14,13 @@ from rosey_rowstore.migrations.targets import Target
 
 __all__ = ["write"]
 
-_COLUMNS = "rosey_rowstore.migrations.columns"
+_COLUMNS: Final = "rosey_rowstore.migrations.columns"
+# What rendered code may name beside `sa` and `op`.
+_IMPORTS: Final = {
+    "postgresql": "from sqlalchemy.dialects import postgresql",
+    "sqlite": "from sqlalchemy.dialects import sqlite",
+    _COLUMNS: f"import {_COLUMNS}",
+}
 
 
 def write(tables: str, target: Target) -> dict[str, Any]:
@@ -40,19 +46,18 @@ def write(tables: str, target: Target) -> dict[str, Any]:
     script = autogenerate.produce_migrations(context, context.opts["target_metadata"])
     assert script.upgrade_ops is not None  # noqa: S101 - produced above
     assert script.downgrade_ops is not None  # noqa: S101 - produced above
-    imports: set[str] = set()
     bodies = {
         name: autogenerate.render_python_code(
             operations,
             render_as_batch=target.connection.dialect.name == "sqlite",
             render_item=_render,
-            imports=imports,
+            migration_context=context,
         )
         for name, operations in (("upgrade", script.upgrade_ops), ("downgrade", script.downgrade_ops))
     }
-    if any(_COLUMNS in body for body in bodies.values()):
-        imports.add(f"import {_COLUMNS}")
-    return {**bodies, "imports": sorted(imports), "empty": script.upgrade_ops.is_empty()}
+    text = "".join(bodies.values())
+    imports = [line for name, line in _IMPORTS.items() if f"{name}." in text]
+    return {**bodies, "imports": imports, "empty": script.upgrade_ops.is_empty()}
 
 
 def _metadata(tables: str) -> sa.MetaData:

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from rosey_rowstore.databases.base import Database
 from rosey_rowstore.engine.model import Limits
+from rosey_rowstore.events import Events
 from rosey_rowstore.migrations.hosts import host_for
-from rosey_rowstore.migrations.operations import Migrations
+from rosey_rowstore.migrations.operations import Caller, Migrations
 from rosey_rowstore.plugins import Plugins
 from rosey_rowstore.protocol import ApplyRequest, Fault, RollbackRequest, StatusRequest, encode_reply
 
@@ -27,10 +28,11 @@ class MigrationCalls:
         database: The application's.
         plugins: Where each plugin's folder is.
         allow_rollback: For plugins that do not say it themselves; False in production.
+        events: Where runs are told.
     """
 
-    def __init__(self, database: Database, plugins: Plugins, *, allow_rollback: bool) -> None:
-        self._migrations = Migrations(host_for(database), allow_rollback=allow_rollback)
+    def __init__(self, database: Database, plugins: Plugins, *, allow_rollback: bool, events: Events) -> None:
+        self._migrations = Migrations(host_for(database), allow_rollback=allow_rollback, events=events)
         self._plugins = plugins
         self._tasks: set[asyncio.Task[bytes]] = set()
 
@@ -66,29 +68,21 @@ class MigrationCalls:
     async def _run(self, plugin: str, limits: Limits, request: Any, seconds: float) -> bytes:
         found = self._plugins.get(plugin)
         folder = None if found is None else found.migrations
-        deadline = asyncio.get_running_loop().time() + seconds
-        who = f"plugin {plugin}"
+        migrations = self._migrations
         if isinstance(request, StatusRequest):
-            return encode_reply(await self._migrations.status(plugin, limits, folder))
-        if isinstance(request, ApplyRequest):
-            return encode_reply(
-                await self._migrations.apply(plugin, limits, folder, request, who=who, deadline=deadline)
-            )
-        assert isinstance(request, RollbackRequest)  # noqa: S101 - there are three
-        return encode_reply(
-            await self._migrations.rollback(
-                plugin,
-                limits,
-                folder,
-                request,
-                who=who,
-                deadline=deadline,
-                allowed=None if found is None else found.allow_rollback,
-            )
+            return encode_reply(await migrations.status(plugin, limits, folder))
+        caller = Caller(
+            who=f"plugin {plugin}",
+            deadline=asyncio.get_running_loop().time() + seconds,
+            may_roll_back=None if found is None else found.allow_rollback,
         )
+        if isinstance(request, ApplyRequest):
+            return encode_reply(await migrations.apply(plugin, limits, folder, request, caller))
+        assert isinstance(request, RollbackRequest)  # noqa: S101 - there are three
+        return encode_reply(await migrations.rollback(plugin, limits, folder, request, caller))
 
     async def close(self) -> None:
-        """Give what runs a moment, then stop it: its transaction is undone, and the records are settled later."""
+        """Give what runs a moment, then stop it: its transaction is undone, its records are settled later."""
         tasks = set(self._tasks)
         if not tasks:
             return

@@ -9,9 +9,12 @@ import json
 import os
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rosey_rowstore.migrations import sandbox
+
+if TYPE_CHECKING:
+    from rosey_rowstore.migrations.targets import Target
 
 __all__ = ["main"]
 
@@ -58,11 +61,15 @@ def main() -> int:
     return 0
 
 
-def _connect(database: dict[str, Any]) -> Any:
-    from rosey_rowstore.migrations.targets import PostgresTarget, SqliteTarget  # noqa: PLC0415 - as above
-
+def _connect(database: dict[str, Any]) -> Target:
     members = {name: value for name, value in database.items() if name != "kind"}
-    return SqliteTarget(**members) if database["kind"] == "sqlite" else PostgresTarget(**members)
+    if database["kind"] == "sqlite":
+        from rosey_rowstore.migrations.target_sqlite import SqliteTarget  # noqa: PLC0415 - as above
+
+        return SqliteTarget(**members)
+    from rosey_rowstore.migrations.target_postgres import PostgresTarget  # noqa: PLC0415 - as above
+
+    return PostgresTarget(**members)
 
 
 if __name__ == "__main__":

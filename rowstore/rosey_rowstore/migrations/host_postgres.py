@@ -96,6 +96,13 @@ class _PostgresSession:
 
         return await until(attempt, seconds)
 
+    async def tell(self, run: str, progress: str) -> None:
+        await self.execute("UPDATE {runs} SET progress = ? WHERE id = ?", (progress, run))
+
+    async def told(self, run: str) -> str | None:
+        rows = await self.execute("SELECT progress FROM {runs} WHERE id = ?", (run,))
+        return rows[0][0] if rows else None
+
     async def version(self) -> str | None:
         schema, table = sql.Identifier(owned_name(self.plugin)), sql.Identifier(VERSION_TABLE)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
@@ -36,7 +37,7 @@ class SqliteHost:
         """Open a connection of the service's own; of a database in memory a copy, given back at the end."""
         del limits
         async with self.database.as_file(plugin) as path:
-            session = await asyncio.to_thread(_SqliteSession, path, plugin)
+            session = await asyncio.to_thread(_SqliteSession, path)
             try:
                 await asyncio.to_thread(session.prepare)
                 yield session
@@ -52,8 +53,9 @@ class SqliteHost:
 
 
 class _SqliteSession:
-    def __init__(self, path: Path, plugin: str) -> None:
-        self._path, self._plugin = path, plugin
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock_file = path.with_name(path.name + ".migrating")
         self._lock: int | None = None
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
 
@@ -77,8 +79,7 @@ class _SqliteSession:
 
     async def lock(self, seconds: float) -> bool:
         if self._lock is None:
-            name = self._path.with_name(self._path.name + ".migrating")
-            self._lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         held = self._lock
 
         async def attempt() -> bool:
@@ -89,6 +90,21 @@ class _SqliteSession:
             return True
 
         return await until(attempt, seconds)
+
+    # The run holds the database's write lock: what it tells meanwhile stands in the file that it locks.
+
+    async def tell(self, run: str, progress: str) -> None:
+        assert self._lock is not None  # noqa: S101 - a run has it
+        content = json.dumps({"run": run, "progress": progress}).encode()
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, content, 0)
+
+    async def told(self, run: str) -> str | None:
+        try:
+            found = json.loads(await asyncio.to_thread(self._lock_file.read_bytes))
+            return str(found["progress"]) if found["run"] == run else None
+        except (OSError, ValueError):
+            return None  # not there yet, or just being written
 
     async def version(self) -> str | None:
         try:
@@ -104,7 +120,7 @@ class _SqliteSession:
 
     async def child(self, seconds: float) -> tuple[dict[str, Any], tuple[int, ...]]:
         del seconds
-        database = {"kind": "sqlite", "path": str(self._path), "lock_seconds": CHILD_LOCK_SECONDS}
+        database = {"kind": "sqlite", "path": str(self.path), "lock_seconds": CHILD_LOCK_SECONDS}
         return database, () if self._lock is None else (self._lock,)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a database gives to migrations beside the child's own connection: a lock, records, the schema as it is."""
+"""What a database gives to migrations beside the child's connection: a lock, records, the schema as it is."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ __all__ = ["CHILD_LOCK_SECONDS", "RECORDS_DDL", "Host", "Session", "host_for", "
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.25
 CHILD_LOCK_SECONDS: Final = 10.0
-RECORDS_DDL: Final = (
+_RUNS: Final = (
     "CREATE TABLE IF NOT EXISTS {runs} (id text PRIMARY KEY, plugin text NOT NULL, direction text NOT NULL,"
     " start_revision text, target_revision text, who text NOT NULL, started_at text NOT NULL,"
-    " seconds double precision, result text NOT NULL, error text, snapshot text)",
+    " seconds double precision, result text NOT NULL, error text, snapshot text, progress text)"
+)
+_STEPS: Final = (
     "CREATE TABLE IF NOT EXISTS {steps} (run text NOT NULL, number integer NOT NULL, plugin text NOT NULL,"
     " revision text NOT NULL, down_revision text, message text NOT NULL, sha256 text NOT NULL,"
     " source text NOT NULL, transactional integer NOT NULL, leaves text, seconds double precision, sql text,"
-    " result text NOT NULL, PRIMARY KEY (run, number))",
+    " result text NOT NULL, PRIMARY KEY (run, number))"
 )
+RECORDS_DDL: Final = (_RUNS, _STEPS)
 
 
 class Session(Protocol):
@@ -35,6 +38,12 @@ class Session(Protocol):
 
     async def lock(self, seconds: float) -> bool:
         """Take the plugin's lock for the life of this session; False when others hold it so long."""
+
+    async def tell(self, run: str, progress: str) -> None:
+        """Let the sessions of other processes see how far a run is, while it is."""
+
+    async def told(self, run: str) -> str | None:
+        """Return what `tell` said last of a run."""
 
     async def version(self) -> str | None:
         """Return the revision at which the schema stands."""
@@ -49,7 +58,9 @@ class Session(Protocol):
 class Host(Protocol):
     """One database with many plugins."""
 
-    dialect: Dialect
+    @property
+    def dialect(self) -> Dialect:
+        """Which database it is."""
 
     def session(self, plugin: str, limits: Limits) -> contextlib.AbstractAsyncContextManager[Session]:
         """Open a session; the plugin is provisioned where that is allowed, else `not_provisioned`."""
@@ -75,7 +86,10 @@ def host_for(database: Database) -> Host:
 
 
 async def until(attempt: Callable[[], Awaitable[bool]], seconds: float) -> bool:
-    """Ask again and again for so long: nobody waits inside of a statement, for CREATE INDEX CONCURRENTLY waits for those."""
+    """Ask again and again for so long.
+
+    Nobody waits inside of a statement: CREATE INDEX CONCURRENTLY waits for those.
+    """
     deadline, pause = time.monotonic() + seconds, _FIRST_PAUSE
     while not await attempt():
         left = deadline - time.monotonic()

@@ -24,7 +24,7 @@ _SCOPES: Final = 0b11  # abstract sockets, and signals to processes outside
 
 
 def restrict_files(readable: Iterable[Path]) -> bool:
-    """Allow this process to read beneath `readable` and to open nothing else; False where there is no Landlock.
+    """Let this process read beneath `readable` and open nothing else; False where there is no Landlock.
 
     Raises:
         OSError: The kernel has it and refused.

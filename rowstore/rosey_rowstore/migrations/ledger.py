@@ -10,7 +10,7 @@ import datetime
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from attrs import frozen
@@ -19,12 +19,13 @@ from rosey_rowstore.migrations.files import Revision
 from rosey_rowstore.migrations.hosts import Session
 from rosey_rowstore.migrations.runner import Outcome
 from rosey_rowstore.migrations.snapshot import Snapshot
+from rosey_rowstore.protocol import RunningMigration, RunningStep
 
 __all__ = ["Ledger", "Planned", "Record"]
 
 _STEP: Final = (
-    "SELECT s.revision, s.down_revision, s.message, s.sha256, s.source, s.transactional, s.seconds, r.started_at"
-    " FROM {steps} s JOIN {runs} r ON r.id = s.run"
+    "SELECT s.revision, s.down_revision, s.message, s.sha256, s.source, s.transactional,"
+    " s.seconds, r.started_at FROM {steps} s JOIN {runs} r ON r.id = s.run"
     " WHERE s.plugin = ? AND r.direction = 'up' AND s.result = 'done' ORDER BY s.run, s.number"
 )
 
@@ -56,16 +57,8 @@ class Ledger:
     async def applied(self, current: str | None) -> list[Record]:
         """Return what is applied, from the first to `current`; what is not on record is left out."""
         latest: dict[str, Record] = {}
-        for (
-            revision,
-            before,
-            message,
-            sha256,
-            source,
-            transactional,
-            seconds,
-            at,
-        ) in await self.session.execute(_STEP, (self.plugin,)):
+        for row in await self.session.execute(_STEP, (self.plugin,)):
+            revision, before, message, sha256, source, transactional, seconds, at = row
             found = Revision(
                 revision=revision,
                 down_revision=before,
@@ -95,8 +88,8 @@ class Ledger:
         run = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         await self.session.execute(
-            "INSERT INTO {runs} (id, plugin, direction, start_revision, target_revision, who, started_at, result)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, 'running')",
+            "INSERT INTO {runs} (id, plugin, direction, start_revision, target_revision, who, started_at,"
+            " result) VALUES (?, ?, ?, ?, ?, ?, ?, 'running')",
             (run, self.plugin, "up" if up else "down", start, steps[-1].leaves, who, now),
         )
         for number, step in enumerate(steps):
@@ -110,6 +103,34 @@ class Ledger:
                 ),
             )
         return run
+
+    async def progress(self, run: str, steps: Mapping[str, Mapping[str, Any]]) -> None:
+        """Let others see how far a run is: by revision, `{"state", "seconds"?}`."""
+        await self.session.tell(run, json.dumps(steps))
+
+    async def under_way(self) -> RunningMigration | None:
+        """Return the run that is not settled, as far as it tells of itself."""
+        rows = await self.session.execute(
+            "SELECT id, direction, who, started_at FROM {runs} WHERE plugin = ? AND result = 'running'"
+            " ORDER BY id DESC LIMIT 1",
+            (self.plugin,),
+        )
+        if not rows:
+            return None
+        run, direction, who, started_at = rows[0]
+        told: dict[str, Any] = json.loads(await self.session.told(run) or "{}")
+        steps = await self.session.execute(
+            "SELECT revision, message FROM {steps} WHERE run = ? ORDER BY number", (run,)
+        )
+        return RunningMigration(
+            direction="apply" if direction == "up" else "rollback",
+            who=who,
+            started_at=started_at,
+            steps=[
+                RunningStep(revision=revision, message=message, **told.get(revision, {"state": "waiting"}))
+                for revision, message in steps
+            ],
+        )
 
     async def running(self) -> list[str]:
         """Return the runs that were begun and not settled."""

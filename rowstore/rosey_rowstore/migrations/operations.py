@@ -5,21 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from attrs import evolve, frozen
 
-from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.engine.model import Dialect, Limits
+from rosey_rowstore.events import Events
 from rosey_rowstore.migrations import differences
 from rosey_rowstore.migrations.files import BASE, HEAD, Chain, Revision, failed, not_found, read_chain
 from rosey_rowstore.migrations.hosts import Host, Session
 from rosey_rowstore.migrations.ledger import Ledger, Planned, Record
-from rosey_rowstore.migrations.runner import Outcome, Progress, run_child
+from rosey_rowstore.migrations.outcomes import fault_of, locked, tell_end, tell_failure
+from rosey_rowstore.migrations.runner import Progress, run_child
+from rosey_rowstore.migrations.runs import MOST_ATTEMPTS, Run, execute, ran, sql_of
 from rosey_rowstore.protocol import (
     AppliedMigration,
     ApplyReply,
@@ -32,31 +33,39 @@ from rosey_rowstore.protocol import (
     StatusReply,
 )
 
-__all__ = ["LOCK_SECONDS", "Migrations"]
+__all__ = ["LOCK_SECONDS", "Caller", "Migrations"]
 
 log = logging.getLogger("rosey_rowstore.migrations")
 
 LOCK_SECONDS: Final = 60.0
 """How long a run waits for another of the same plugin."""
 
-_MOST_ATTEMPTS: Final = 6
-_FIRST_PAUSE: Final = 0.2
+
+@frozen(kw_only=True)
+class Caller:
+    """Who asks for a run.
+
+    Attributes:
+        who: For the records.
+        deadline: The loop's moment until which the run may wait for others.
+        progress: Told each event while it happens.
+        may_roll_back: Overrides what this service allows; None leaves it.
+    """
+
+    who: str
+    deadline: float
+    progress: Progress | None = None
+    may_roll_back: bool | None = None
 
 
 @frozen(kw_only=True)
-class _Run:
-    """A run about to be made."""
+class _Terms:
+    """What kind of run is asked for; `plan` gives its steps from where the schema stands."""
 
-    plugin: str
-    limits: Limits
-    start: str | None
-    steps: Sequence[Planned]
-    up: bool
+    direction: str
     dry_run: bool
     checked: bool
-    who: str
-    deadline: float
-    progress: Progress | None
+    plan: Callable[[Ledger, str | None], Awaitable[list[Planned]]]
 
 
 class Migrations:
@@ -66,12 +75,19 @@ class Migrations:
         host: The database.
         allow_rollback: False in production: rolling back destroys data.
         lock_seconds: How long a run waits for another of the same plugin.
+        events: Where runs are told.
     """
 
     def __init__(
-        self, host: Host, *, allow_rollback: bool = True, lock_seconds: float = LOCK_SECONDS
+        self,
+        host: Host,
+        *,
+        allow_rollback: bool = True,
+        lock_seconds: float = LOCK_SECONDS,
+        events: Events | None = None,
     ) -> None:
         self._host = host
+        self._events = events or Events()
         self._allow_rollback = allow_rollback
         self._lock_seconds = lock_seconds
         # One at a time within this process, before the database is asked: waiting costs no connection.
@@ -87,8 +103,12 @@ class Migrations:
         async with self._host.session(plugin, limits) as session:
             ledger = Ledger(session, plugin)
             # A run that nobody settled: its process is gone, or it still runs and holds the lock.
-            if await ledger.running() and not self._locks[plugin].locked() and await session.lock(0):
-                await self._settle_lost(ledger)
+            running = None
+            if await ledger.running():
+                if not self._locks[plugin].locked() and await session.lock(0):
+                    await self._settle_lost(ledger)
+                else:
+                    running = await ledger.under_way()
             current = await session.version()
             applied = await ledger.applied(current)
             drift = await self._drift(session, ledger, chain, current, applied)
@@ -107,6 +127,7 @@ class Migrations:
                 for record in applied
             ],
             drift=drift,
+            running=running,
         )
 
     async def apply(
@@ -115,10 +136,7 @@ class Migrations:
         limits: Limits,
         folder: Path | None,
         request: ApplyRequest,
-        *,
-        who: str,
-        deadline: float,
-        progress: Progress | None = None,
+        caller: Caller,
     ) -> ApplyReply:
         """Apply what is pending, wholly or not at all.
 
@@ -127,38 +145,23 @@ class Migrations:
             limits: Its limits.
             folder: Where its revisions are.
             request: What to apply.
-            who: Who asks, for the records.
-            deadline: The loop's moment until which the run may wait for others.
-            progress: Told each event while it happens.
+            caller: Who asks.
 
         Raises:
             Fault: As the contract says under "Migrations, precisely".
         """
-        async with self._locked(plugin, limits, deadline) as (session, ledger):
-            for _ in range(_MOST_ATTEMPTS):
-                current = await self._settle_lost(ledger)
-                chain = await asyncio.to_thread(read_chain, folder)
-                self._check_sums(chain, await ledger.applied(current))
-                pending = self._pending(chain, current, request.target)
-                if not pending:
-                    return ApplyReply(applied=[], sql="" if request.dry_run else None)
-                run = _Run(
-                    plugin=plugin,
-                    limits=limits,
-                    start=current,
-                    steps=[Planned(revision=self._fitted(step), leaves=step.revision) for step in pending],
-                    up=True,
-                    dry_run=request.dry_run,
-                    checked=not request.allow_destructive,
-                    who=who,
-                    deadline=time.monotonic() + limits.migration_timeout,
-                    progress=progress,
-                )
-                outcome = await self._run(session, ledger, run)
-                if outcome.end != "moved":
-                    ran = _ran(outcome, run.steps)
-                    return ApplyReply(applied=ran, sql=_sql(outcome) if request.dry_run else None)
-        raise failed("The schema moved again and again while the run began.", hint="Ask for the status.")
+
+        async def plan(ledger: Ledger, current: str | None) -> list[Planned]:
+            chain = await asyncio.to_thread(read_chain, folder)
+            _check_sums(chain, await ledger.applied(current))
+            pending = _pending(chain, current, request.target)
+            return [Planned(revision=self._fitted(step), leaves=step.revision) for step in pending]
+
+        terms = _Terms(
+            direction="apply", dry_run=request.dry_run, checked=not request.allow_destructive, plan=plan
+        )
+        done, sql = await self._reported(plugin, limits, caller, terms)
+        return ApplyReply(applied=done, sql=sql)
 
     async def rollback(
         self,
@@ -166,45 +169,26 @@ class Migrations:
         limits: Limits,
         folder: Path | None,
         request: RollbackRequest,
-        *,
-        who: str,
-        deadline: float,
-        progress: Progress | None = None,
-        allowed: bool | None = None,
+        caller: Caller,
     ) -> RollbackReply:
         """Go back to a revision or `base`, by the sources as they were applied.
 
-        Args and errors as `apply`; `allowed` overrides what this service allows.
+        Args and errors as `apply`.
         """
-        if not request.dry_run and not (self._allow_rollback if allowed is None else allowed):
+        allowed = self._allow_rollback if caller.may_roll_back is None else caller.may_roll_back
+        if not (allowed or request.dry_run):
             raise Fault(
                 "permission_denied",
                 "Rollbacks are not allowed in production.",
                 hint="An operator allows it: allow_rollback = true of the plugin in plugins.toml.",
             )
-        async with self._locked(plugin, limits, deadline) as (session, ledger):
-            for _ in range(_MOST_ATTEMPTS):
-                current = await self._settle_lost(ledger)
-                steps = await self._steps_back(ledger, folder, current, request.target)
-                if not steps:
-                    return RollbackReply(rolled_back=[], sql="" if request.dry_run else None)
-                run = _Run(
-                    plugin=plugin,
-                    limits=limits,
-                    start=current,
-                    steps=steps,
-                    up=False,
-                    dry_run=request.dry_run,
-                    checked=False,
-                    who=who,
-                    deadline=time.monotonic() + limits.migration_timeout,
-                    progress=progress,
-                )
-                outcome = await self._run(session, ledger, run)
-                if outcome.end != "moved":
-                    ran = _ran(outcome, run.steps)
-                    return RollbackReply(rolled_back=ran, sql=_sql(outcome) if request.dry_run else None)
-        raise failed("The schema moved again and again while the run began.", hint="Ask for the status.")
+
+        async def plan(ledger: Ledger, current: str | None) -> list[Planned]:
+            return await self._steps_back(ledger, folder, current, request.target)
+
+        terms = _Terms(direction="rollback", dry_run=request.dry_run, checked=False, plan=plan)
+        done, sql = await self._reported(plugin, limits, caller, terms)
+        return RollbackReply(rolled_back=done, sql=sql)
 
     async def autogenerate(self, plugin: str, limits: Limits, tables: str) -> Mapping[str, Any]:
         """Return the code that makes the plugin's schema what its declared tables say.
@@ -227,8 +211,55 @@ class Migrations:
             }
             outcome = await run_child(order, seconds=limits.migration_timeout, inherited=inherited)
         if outcome.written is None:
-            raise _fault(outcome, plugin)
+            raise fault_of(outcome, plugin)
         return outcome.written
+
+    # the run
+
+    async def _reported(
+        self, plugin: str, limits: Limits, caller: Caller, terms: _Terms
+    ) -> tuple[list[RanMigration], str | None]:
+        """Run and tell of it, in the log and as an event; a dry run concerns its caller alone."""
+        try:
+            return await self._run(plugin, limits, caller, terms)
+        except Fault as fault:
+            if not terms.dry_run:
+                tell_failure(self._events, plugin, terms.direction, fault, who=caller.who)
+            raise
+
+    async def _run(
+        self, plugin: str, limits: Limits, caller: Caller, terms: _Terms
+    ) -> tuple[list[RanMigration], str | None]:
+        async with self._locked(plugin, limits, caller.deadline) as (session, ledger):
+            for _ in range(MOST_ATTEMPTS):
+                current = await self._settle_lost(ledger)
+                steps = await terms.plan(ledger, current)
+                if not steps:
+                    return [], "" if terms.dry_run else None
+                run = Run(
+                    start=current,
+                    steps=steps,
+                    up=terms.direction == "apply",
+                    dry_run=terms.dry_run,
+                    checked=terms.checked,
+                    who=caller.who,
+                    seconds=limits.migration_timeout,
+                    progress=caller.progress,
+                )
+                outcome, whole = await execute(session, ledger, run)
+                if not terms.dry_run:
+                    self._host.changed(plugin)
+                if whole:
+                    done = ran(outcome, steps)
+                    if terms.dry_run:
+                        return done, sql_of(outcome)
+                    tell_end(
+                        self._events, plugin, terms.direction, done, who=caller.who, layers=outcome.layers
+                    )
+                    return done, None
+                if outcome.end != "moved":
+                    raise fault_of(outcome, plugin)
+        raise failed("The schema moved again and again while the run began.", hint="Ask for the status.")
 
     # before a run
 
@@ -242,11 +273,11 @@ class Migrations:
             async with asyncio.timeout_at(until):
                 await self._locks[plugin].acquire()
         except TimeoutError as error:
-            raise _locked_fault(plugin) from error
+            raise locked(plugin) from error
         try:
             async with self._host.session(plugin, limits) as session:
                 if not await session.lock(max(0.0, until - loop.time())):
-                    raise _locked_fault(plugin)
+                    raise locked(plugin)
                 yield session, Ledger(session, plugin)
         finally:
             self._locks[plugin].release()
@@ -259,24 +290,6 @@ class Migrations:
                 "a migration run was lost", extra={"plugin": ledger.plugin, "run": run, "steps_done": done}
             )
         return await ledger.session.version()
-
-    def _check_sums(self, chain: Chain, applied: Sequence[Record]) -> None:
-        for record in applied:
-            name = record.revision.revision
-            if name in chain and chain.find(name).sha256 != record.revision.sha256:
-                raise Fault(
-                    "checksum_mismatch",
-                    f"The file of the revision {name!r} has changed since it was applied.",
-                    hint="Bring back the file as it was, and make the change a new revision.",
-                    details={"revision": name, "file": chain.find(name).file},
-                )
-
-    def _pending(self, chain: Chain, current: str | None, target: str) -> Sequence[Revision]:
-        if target not in (HEAD, *chain.by_name):
-            raise not_found(target, chain.by_name)
-        if current is not None and not chain.revisions:
-            return ()
-        return chain.after(current, target)
 
     async def _steps_back(
         self, ledger: Ledger, folder: Path | None, current: str | None, target: str
@@ -322,160 +335,22 @@ class Migrations:
             told += differences.drift(made, await session.snapshot())
         return told
 
-    # the run
 
-    async def _run(self, session: Session, ledger: Ledger, run: _Run) -> Outcome:
-        """Run the steps in a child, again where a deadlock or a lock was in the way.
-
-        Raises:
-            Fault: What failed; the records say it too.
-        """
-        record = None
-        if not run.dry_run:
-            record = await ledger.begin(up=run.up, start=run.start, steps=run.steps, who=run.who)
-        began = time.monotonic()
-        outcome = await self._attempts(session, run)
-        done = 0
-        if record is not None:
-            done = await ledger.settle(record, time.monotonic() - began, outcome)
-            if done:
-                self._host.changed(run.plugin)
-        if outcome.end == "ended" or done == len(run.steps):
-            _log_end(run, outcome, time.monotonic() - began)
-            return outcome
-        if outcome.end == "moved":
-            return outcome
-        fault = _fault(outcome, run.plugin)
-        _log_failure(run, outcome, fault)
-        raise fault
-
-    async def _attempts(self, session: Session, run: _Run) -> Outcome:
-        pause = _FIRST_PAUSE
-        start, steps = run.start, list(run.steps)
-        done: list[Mapping[str, Any]] = []
-        for attempt in range(_MOST_ATTEMPTS):
-            seconds = max(0.1, run.deadline - time.monotonic())
-            database, inherited = await session.child(seconds)
-            outcome = await run_child(
-                {
-                    "task": "run",
-                    "database": database,
-                    "seconds": seconds,
-                    "start": start,
-                    "up": run.up,
-                    "dry_run": run.dry_run,
-                    "checked": run.checked,
-                    "steps": [_step(step) for step in steps],
-                },
-                seconds=seconds,
-                inherited=inherited,
-                progress=run.progress,
+def _check_sums(chain: Chain, applied: Sequence[Record]) -> None:
+    for record in applied:
+        name = record.revision.revision
+        if name in chain and chain.find(name).sha256 != record.revision.sha256:
+            raise Fault(
+                "checksum_mismatch",
+                f"The file of the revision {name!r} has changed since it was applied.",
+                hint="Bring back the file as it was, and make the change a new revision.",
+                details={"revision": name, "file": chain.find(name).file},
             )
-            outcome.done[:0] = done
-            again = outcome.end == "failed" and outcome.retry and run.deadline - time.monotonic() > pause
-            if not again or attempt == _MOST_ATTEMPTS - 1:
-                return outcome
-            await asyncio.sleep(pause)
-            pause *= 2
-            # Steps outside of a transaction that are done stay done.
-            start = await session.version()
-            left = next((place + 1 for place, step in enumerate(steps) if step.leaves == start), 0)
-            kept = {step.revision.revision for step in steps[:left]}
-            done = [event for event in outcome.done if event["revision"] in kept or event in done]
-            steps = steps[left:]
-        raise AssertionError("unreachable")
 
 
-def _step(step: Planned) -> dict[str, Any]:
-    revision = step.revision
-    return {
-        "revision": revision.revision,
-        "file": revision.file,
-        "source": revision.source,
-        "leaves": step.leaves,
-        "transactional": revision.transactional,
-    }
-
-
-def _ran(outcome: Outcome, steps: Sequence[Planned]) -> list[RanMigration]:
-    seconds = {event["revision"]: float(event["seconds"]) for event in outcome.done}
-    return [
-        RanMigration(
-            revision=step.revision.revision,
-            message=step.revision.message,
-            seconds=seconds.get(step.revision.revision, 0.0),
-        )
-        for step in steps
-    ]
-
-
-def _sql(outcome: Outcome) -> str:
-    return "\n\n".join(f"-- {event['revision']}\n{event['sql']}" for event in outcome.done)
-
-
-def _fault(outcome: Outcome, plugin: str) -> Fault:
-    revision = outcome.running
-    if outcome.end == "failed":
-        if outcome.code == "destructive_migration":
-            return Fault(
-                outcome.code,
-                outcome.message,
-                hint="Data would be lost; if that is meant, apply with allow_destructive.",
-                details=outcome.details,
-            )
-        hint = "The schema is as before." if outcome.code == "migration_failed" else "Ask again in a moment."
-        return Fault(outcome.code, outcome.message, hint=hint, details=outcome.details)
-    if outcome.end == "late":
-        return failed(
-            "The migration did not end in its time and was stopped.",
-            revision=revision,
-            hint="migration_timeout in plugins.toml is the limit. The schema is as before.",
-        )
-    if revision is None and not outcome.layers:
-        return internal_fault(
-            f"the migration process of {plugin!r} did not start (status {outcome.status})",
-            RuntimeError(outcome.last_words or outcome.message or "it said nothing"),
-        )
-    return failed(
-        f"The migration process ended (status {outcome.status}) before it was done.",
-        revision=revision,
-        hint="It may have used too much memory or processor time. `migrations.status` tells where the schema stands.",
-    )
-
-
-def _locked_fault(plugin: str) -> Fault:
-    return Fault(
-        "migration_locked",
-        f"Another migration of the plugin {plugin!r} still runs.",
-        hint="`migrations.status` tells when it has ended.",
-    )
-
-
-def _log_end(run: _Run, outcome: Outcome, seconds: float) -> None:
-    log.info(
-        "migration",
-        extra={
-            "plugin": run.plugin,
-            "direction": "up" if run.up else "down",
-            "dry_run": run.dry_run,
-            "revisions": [step.revision.revision for step in run.steps],
-            "seconds": round(seconds, 3),
-            "who": run.who,
-            "sandbox": outcome.layers,
-        },
-    )
-
-
-def _log_failure(run: _Run, outcome: Outcome, fault: Fault) -> None:
-    log.error(
-        "migration failed: %s",
-        fault.message,
-        extra={
-            "plugin": run.plugin,
-            "direction": "up" if run.up else "down",
-            "code": fault.code,
-            **{name: fault.details.get(name) for name in ("revision", "statement", "sqlstate", "line")},
-            "who": run.who,
-            "last_words": outcome.last_words[-1000:],
-        },
-    )
+def _pending(chain: Chain, current: str | None, target: str) -> Sequence[Revision]:
+    if target not in (HEAD, *chain.by_name):
+        raise not_found(target, chain.by_name)
+    if current is not None and not chain.revisions:
+        return ()
+    return chain.after(current, target)

@@ -7,14 +7,14 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import define, field
 
 __all__ = ["Outcome", "Progress", "run_child"]
 
-Progress = Callable[[Mapping[str, Any]], None]
+Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 """Called with each event while it happens: `start`, `done`, `committed` with their revision."""
 
 _LONGEST_LINE: Final = 16 * 1024 * 1024
@@ -133,7 +133,7 @@ async def _listen(
             ready()
         _note(event, outcome)
         if progress is not None:
-            progress(event)
+            await progress(event)
         if outcome.end != "died":
             return
 

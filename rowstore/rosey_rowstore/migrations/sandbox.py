@@ -78,16 +78,15 @@ def end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
-        return
-    # Elsewhere the parent holds the other end of stdin as long as it lives.
-    watched = os.dup(0)
+    else:
+        threading.Thread(target=_watch_stdin, args=(os.dup(0),), daemon=True).start()
 
-    def watch() -> None:
-        while os.read(watched, 4096):
-            pass
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _watch_stdin(watched: int) -> None:
+    """Where the kernel does not tell: the parent holds the other end of stdin as long as it lives."""
+    while os.read(watched, 4096):
+        pass
+    os._exit(1)
 
 
 def enter(*, seconds: float, writes_files: bool) -> list[str]:

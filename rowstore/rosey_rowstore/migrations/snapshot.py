@@ -1,4 +1,4 @@
-"""What a schema consists of, as text: to tell what a migration destroyed, and what was changed beside them."""
+"""What a schema consists of, as text: to tell what a run destroyed, and what was changed beside the runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POSTGRES_QUERIES: Final[Mapping[str, LiteralString]] = {
           LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
           LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
          WHERE {_OF_SCHEMA} AND c.relkind IN ('r', 'p')
-         ORDER BY c.relname, a.attnum""",
+         ORDER BY c.relname, a.attnum""",  # noqa: S608 - constants
     "indexes": f"""
         SELECT c.relname, i.relname,
                pg_get_indexdef(x.indexrelid) || CASE WHEN x.indisvalid THEN '' ELSE ' (not finished)' END
@@ -40,17 +40,18 @@ POSTGRES_QUERIES: Final[Mapping[str, LiteralString]] = {
           JOIN pg_index x ON x.indrelid = c.oid
           JOIN pg_class i ON i.oid = x.indexrelid
          WHERE {_OF_SCHEMA} AND c.relkind IN ('r', 'p')
-           AND NOT EXISTS (SELECT FROM pg_constraint r WHERE r.conindid = x.indexrelid AND r.contype IN ('p', 'u', 'x'))
-         ORDER BY 1, 2""",
+           AND NOT EXISTS (
+               SELECT FROM pg_constraint r WHERE r.conindid = x.indexrelid AND r.contype IN ('p', 'u', 'x'))
+         ORDER BY 1, 2""",  # noqa: S608 - constants
     "constraints": f"""
         SELECT c.relname, r.conname, pg_get_constraintdef(r.oid)
           FROM pg_class c
           JOIN pg_constraint r ON r.conrelid = c.oid
          WHERE {_OF_SCHEMA} AND r.contype IN ('p', 'u', 'x', 'f', 'c')
-         ORDER BY 1, 2""",
+         ORDER BY 1, 2""",  # noqa: S608 - constants
     "views": f"""
         SELECT c.relname, pg_get_viewdef(c.oid)
-          FROM pg_class c WHERE {_OF_SCHEMA} AND c.relkind IN ('v', 'm') ORDER BY 1""",
+          FROM pg_class c WHERE {_OF_SCHEMA} AND c.relkind IN ('v', 'm') ORDER BY 1""",  # noqa: S608 - constants
 }
 """By part of the snapshot, with the parameter `schema`: the quoted name."""
 
@@ -177,8 +178,8 @@ def _sqlite_constraints(connection: sqlite3.Connection, name: str) -> dict[str, 
     if keys:
         found["primary key"] = f"PRIMARY KEY ({', '.join(key for (key,) in keys)})"
     references = connection.execute(
-        "SELECT \"table\", group_concat(\"from\", ', '), group_concat(coalesce(\"to\", ''), ', '), on_delete, on_update"
-        " FROM pragma_foreign_key_list(?) GROUP BY id",
+        "SELECT \"table\", group_concat(\"from\", ', '), group_concat(coalesce(\"to\", ''), ', '),"
+        " on_delete, on_update FROM pragma_foreign_key_list(?) GROUP BY id",
         (name,),
     ).fetchall()
     for table, here, there, on_delete, on_update in references:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["forbidden", "destroys", "is_reading_catalog", "statements"]
+__all__ = ["destroys", "forbidden", "is_reading_catalog", "statements"]
 
 _TOKEN: Final = re.compile(
     r"""(?P<comment>--[^\n]*|/\*.*?\*/)
@@ -45,7 +45,7 @@ def statements(text: str) -> list[str]:
 
 
 def forbidden(text: str) -> str | None:
-    """Return the first statement that is the service's to run: what begins or ends a transaction, what changes a login."""
+    """Return the first statement that only the service runs: on transactions as a whole, or on logins."""
     return next((statement for statement in statements(text) if _FORBIDDEN.match(statement)), None)
 
 

@@ -1,15 +1,16 @@
-"""Revisions run one after another, each watched: its statements, what it destroys, the line where it fails."""
+"""Revisions run one after another, each watched: its statements, what it loses, the line where it fails."""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import itertools
 import linecache
 import sqlite3
 import time
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -93,7 +94,7 @@ class _Recorder:
         statement: str,
         parameters: Any,
         ___: Any,
-        many: bool,  # noqa: FBT001 - SQLAlchemy's call
+        many: bool,
     ) -> None:
         """Refuse what ends the transaction, then note the statement."""
         if (forbidden := sqltext.forbidden(statement)) is not None:
@@ -133,114 +134,122 @@ def run(order: Order, target: Target, emit: Emit) -> None:
     Raises:
         StepError: What the reply says.
     """
-    at = order.start
-    before = _numbered_start(order, target)
-    for transactional, group in groupby(order.steps, key=lambda step: step.transactional):
-        steps = list(group)
-        if transactional:
-            _run_together(order, steps, at, before, target, emit)
-        elif order.dry_run:
-            _show(
-                order,
-                [step for step in order.steps if step not in order.steps[: order.steps.index(steps[0])]],
-                target,
-                emit,
-            )
-            return
-        else:
-            for step in steps:
-                _run_outside(order, step, at, target, emit)
-                at = step.leaves
-        at = steps[-1].leaves
+    _Execution(order, target, emit, target.snapshot() if order.checked else None).run()
 
 
-def _numbered_start(order: Order, target: Target) -> Snapshot | None:
-    return target.snapshot() if order.checked else None
+@frozen
+class _Execution:
+    """The steps of an order on a target; `before` is the schema at the start, where losses are refused."""
 
+    order: Order
+    target: Target
+    emit: Emit
+    before: Snapshot | None
 
-def _run_together(
-    order: Order, steps: Sequence[Step], at: str | None, before: Snapshot | None, target: Target, emit: Emit
-) -> None:
-    with _explained(None):
-        target.begin()
-    try:
-        _check_place(target, at)
-        for step in steps:
-            emit("start", revision=step.revision)
-            recorder = _Recorder(target, outside=False, checked=order.checked)
-            began = time.monotonic()
-            with _explained(step):
-                _call(step, order, target, recorder)
-                target.check()
-                target.write_version(step.leaves)
-            _check_destroyed(step, before, target)
-            emit("done", revision=step.revision, seconds=time.monotonic() - began, sql=recorder.text)
-        if not order.dry_run:
-            with _explained(None):
-                emit("committing", revision=steps[-1].leaves)
-                target.commit(announce=True)
-                emit("committed", revision=steps[-1].leaves)
-    finally:
-        with contextlib.suppress(Exception):
-            target.rollback()
+    def run(self) -> None:
+        at, left = self.order.start, list(self.order.steps)
+        while left:
+            # Neighbours that are transactional share one transaction.
+            together = list(itertools.takewhile(lambda step: step.transactional, left))
+            if together:
+                self._run_together(together, at)
+            elif self.order.dry_run:
+                self._show(left)
+                return
+            else:
+                self._run_outside(left[0], at)
+            done = together or left[:1]
+            at, left = done[-1].leaves, left[len(done) :]
 
-
-def _run_outside(order: Order, step: Step, at: str | None, target: Target, emit: Emit) -> None:
-    _check_place(target, at)
-    emit("start", revision=step.revision)
-    recorder = _Recorder(target, outside=True, checked=order.checked)
-    began = time.monotonic()
-    with _explained(step):
-        with target.outside():
-            _call(step, order, target, recorder)
-        target.begin()
+    def _run_together(self, steps: Sequence[Step], at: str | None) -> None:
+        target = self.target
+        with _explained(None):
+            target.begin()
         try:
-            target.write_version(step.leaves)
-            target.commit(announce=True)
+            self._check_place(at)
+            for step in steps:
+                self.emit("start", revision=step.revision)
+                recorder = _Recorder(target, outside=False, checked=self.order.checked)
+                began = time.monotonic()
+                with _explained(step):
+                    self._call(step, recorder)
+                    target.check()
+                    target.write_version(step.leaves)
+                self._check_destroyed(step)
+                self._tell_done(step, began, recorder)
+            if not self.order.dry_run:
+                with _explained(None):
+                    target.commit(announce=True)
+                    self.emit("committed", revision=steps[-1].leaves)
         finally:
-            target.rollback()
-    emit("done", revision=step.revision, seconds=time.monotonic() - began, sql=recorder.text)
-    emit("committed", revision=step.leaves)
+            with contextlib.suppress(Exception):
+                target.rollback()
 
+    def _run_outside(self, step: Step, at: str | None) -> None:
+        target = self.target
+        self._check_place(at)
+        self.emit("start", revision=step.revision)
+        recorder = _Recorder(target, outside=True, checked=self.order.checked)
+        began = time.monotonic()
+        with _explained(step):
+            with target.outside():
+                self._call(step, recorder)
+            target.begin()
+            try:
+                target.write_version(step.leaves)
+                target.commit(announce=True)
+            finally:
+                target.rollback()
+        self._tell_done(step, began, recorder)
+        self.emit("committed", revision=step.leaves)
 
-def _show(order: Order, steps: Sequence[Step], target: Target, emit: Emit) -> None:
-    """Write the SQL of revisions that cannot be run and undone, without running it."""
-    for step in steps:
-        lines: list[str] = []
+    def _show(self, steps: Sequence[Step]) -> None:
+        """Write the SQL of steps that cannot be run and undone, without running it."""
+        for step in steps:
+            text = io.StringIO()
+            context = MigrationContext.configure(
+                dialect_name=self.target.connection.dialect.name, opts={"as_sql": True, "output_buffer": text}
+            )
+            self.emit("start", revision=step.revision)
+            with _explained(step), Operations.context(context):
+                getattr(_module(step), self._function)()
+            self.emit("done", revision=step.revision, seconds=0.0, sql=text.getvalue().strip())
 
-        class Buffer:
-            def write(self, text: str, lines: list[str] = lines) -> None:
-                lines.append(text)
+    @property
+    def _function(self) -> str:
+        return "upgrade" if self.order.up else "downgrade"
 
-            def flush(self) -> None:
-                pass
+    def _tell_done(self, step: Step, began: float, recorder: _Recorder) -> None:
+        self.emit("done", revision=step.revision, seconds=time.monotonic() - began, sql=recorder.text)
 
-        context = MigrationContext.configure(
-            dialect_name=target.connection.dialect.name, opts={"as_sql": True, "output_buffer": Buffer()}
-        )
-        emit("start", revision=step.revision)
-        with _explained(step), Operations.context(context):
-            getattr(_module(step), "upgrade" if order.up else "downgrade")()
-        emit("done", revision=step.revision, seconds=0.0, sql="".join(lines).strip())
+    def _call(self, step: Step, recorder: _Recorder) -> None:
+        connection = self.target.connection
+        context = MigrationContext.configure(connection)
+        # What it would commit is the run's one transaction.
+        context.autocommit_block = _refuse_autocommit  # type: ignore[method-assign]
+        sa.event.listen(connection, "before_cursor_execute", recorder.before)
+        try:
+            with Operations.context(context), _watched(self.target, outside=recorder.outside):
+                getattr(_module(step), self._function)()
+        finally:
+            sa.event.remove(connection, "before_cursor_execute", recorder.before)
 
+    def _check_place(self, at: str | None) -> None:
+        found = self.target.read_version()
+        if found != at:
+            raise MovedError(f"The schema stands at {found!r}, not at {at!r}.")
 
-def _check_place(target: Target, at: str | None) -> None:
-    found = target.read_version()
-    if found != at:
-        raise MovedError(f"The schema stands at {found!r}, not at {at!r}.")
-
-
-def _check_destroyed(step: Step, before: Snapshot | None, target: Target) -> None:
-    if before is None:
-        return
-    if found := destroyed(before, target.snapshot()):
-        raise StepError(
-            f"The revision {step.revision!r} {found[0]}"
-            + (f", and {len(found) - 1} more." if found[1:] else "."),
-            code="destructive_migration",
-            revision=step.revision,
-            changes=found,
-        )
+    def _check_destroyed(self, step: Step) -> None:
+        if self.before is None:
+            return
+        if found := destroyed(self.before, self.target.snapshot()):
+            more = f", and {len(found) - 1} more." if found[1:] else "."
+            raise StepError(
+                f"The revision {step.revision!r} {found[0]}{more}",
+                code="destructive_migration",
+                revision=step.revision,
+                changes=found,
+            )
 
 
 def _module(step: Step) -> types.ModuleType:
@@ -250,18 +259,6 @@ def _module(step: Step) -> types.ModuleType:
     module.__file__ = step.file
     exec(compile(step.source, step.file, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the child's task
     return module
-
-
-def _call(step: Step, order: Order, target: Target, recorder: _Recorder) -> None:
-    context = MigrationContext.configure(target.connection)
-    # What it would commit is the run's one transaction.
-    context.autocommit_block = _refuse_autocommit  # type: ignore[method-assign]
-    sa.event.listen(target.connection, "before_cursor_execute", recorder.before)
-    try:
-        with Operations.context(context), _watched(target, outside=recorder.outside):
-            getattr(_module(step), "upgrade" if order.up else "downgrade")()
-    finally:
-        sa.event.remove(target.connection, "before_cursor_execute", recorder.before)
 
 
 def _refuse_autocommit() -> Any:

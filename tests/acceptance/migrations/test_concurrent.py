@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.migrations import Folder
 
 from rosey_deploy.stack.nats import NatsServer
 from rosey_deploy.stack.service import RowService
 from rosey_storage import Storage
+from support.migrations import Folder
 
-COUNT = "op.execute(\"INSERT INTO counts (n) VALUES ({n})\")"
+COUNT = 'op.execute("INSERT INTO counts (n) VALUES ({n})")'
 
 
 @pytest.fixture(params=["postgres", "sqlite"])
@@ -29,7 +29,10 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def folder(tmp_path: Path, plugin: str) -> Folder:
     """Four revisions, each of which counts itself."""
     made = Folder(tmp_path, plugin)
-    made.write("0001", 'op.create_table("counts", *service_columns(), sa.Column("n", sa.BigInteger))\n' + COUNT.format(n=1))
+    made.write(
+        "0001",
+        'op.create_table("counts", *service_columns(), sa.Column("n", sa.BigInteger))\n' + COUNT.format(n=1),
+    )
     for n in (2, 3, 4):
         made.write(f"000{n}", COUNT.format(n=n))
     return made
@@ -40,7 +43,13 @@ def services(nats_server: NatsServer, database: str, folder: Folder, tmp_path: P
     """Three service processes on one database, each on subjects of its own, so that each gets its share."""
     roots = [f"{folder.plugin}s{number}" for number in range(3)]
     made = [
-        RowService(tmp_path / f"{root}.log", url=nats_server.url, database=database, subject=root, plugins=folder.toml)
+        RowService(
+            tmp_path / f"{root}.log",
+            url=nats_server.url,
+            database=database,
+            subject=root,
+            plugins=folder.toml,
+        )
         for root in roots
     ]
     try:

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.migrations import Folder
 
 from rosey_deploy.stack.nats import NatsServer
 from rosey_deploy.stack.postgres import PostgresServer
 from rosey_deploy.stack.service import RowService
 from rosey_storage import Storage, StorageError
+from support.migrations import Folder
 
 POINTS = 18
 SLOW = "import time; time.sleep(0.05)\n"
@@ -36,9 +36,7 @@ class Stage:
             plugins=folder.toml,
         )
         self.number = 0
-        folder.write(
-            "0000", 'op.create_table("t", *service_columns(), sa.Column("n", sa.BigInteger))'
-        )
+        folder.write("0000", 'op.create_table("t", *service_columns(), sa.Column("n", sa.BigInteger))')
 
     def grow(self) -> tuple[str, str]:
         """Write two more revisions: a column each, a row each, with pauses in which a kill may fall."""
@@ -53,9 +51,7 @@ class Stage:
         return first, second
 
     def connect(self) -> Storage:
-        return Storage.connect(
-            self.folder.plugin, url=self.nats.url, subject=self.folder.plugin, timeout=60
-        )
+        return Storage.connect(self.folder.plugin, url=self.nats.url, subject=self.folder.plugin, timeout=60)
 
     async def state(self) -> tuple[str | None, set[str], list[int]]:
         """Return the version, the columns that migrations made, and the rows they wrote."""
@@ -135,7 +131,11 @@ async def test_the_child_is_killed(
     database: str, request: pytest.FixtureRequest, nats_server: NatsServer, folder: Folder, tmp_path: Path
 ) -> None:
     """Killing the process of the run, at many moments, leaves the old version or the new one."""
-    url = f"sqlite:{tmp_path / 'rows'}" if database == "sqlite" else request.getfixturevalue("postgres_database")
+    url = (
+        f"sqlite:{tmp_path / 'rows'}"
+        if database == "sqlite"
+        else request.getfixturevalue("postgres_database")
+    )
     with running(Stage(nats_server, folder, url, tmp_path)) as stage:
         outcomes = await rounds(stage, kill_child, POINTS, seed=1)
     print(f"child, {database}: {outcomes}")
@@ -161,7 +161,11 @@ async def test_the_service_is_killed(
             raise AssertionError("the run outlived its service")
         await asyncio.to_thread(stage.service.start)
 
-    url = f"sqlite:{tmp_path / 'rows'}" if database == "sqlite" else request.getfixturevalue("postgres_database")
+    url = (
+        f"sqlite:{tmp_path / 'rows'}"
+        if database == "sqlite"
+        else request.getfixturevalue("postgres_database")
+    )
     with running(Stage(nats_server, folder, url, tmp_path)) as stage:
         outcomes = await rounds(stage, kill_service, POINTS, seed=2)
     print(f"service, {database}: {outcomes}")

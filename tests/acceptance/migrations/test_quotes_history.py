@@ -26,7 +26,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def services(nats_server: NatsServer, database: str, plugin: str, tmp_path: Path) -> Iterator[list[RowService]]:
+def services(
+    nats_server: NatsServer, database: str, plugin: str, tmp_path: Path
+) -> Iterator[list[RowService]]:
     """Two service processes on Postgres, one on SQLite, that know the folder of the quotes plugin."""
     toml = tmp_path / "plugins.toml"
     toml.write_text(
@@ -35,7 +37,11 @@ def services(nats_server: NatsServer, database: str, plugin: str, tmp_path: Path
     )
     made = [
         RowService(
-            tmp_path / f"service{number}.log", url=nats_server.url, database=database, subject=plugin, plugins=toml
+            tmp_path / f"service{number}.log",
+            url=nats_server.url,
+            database=database,
+            subject=plugin,
+            plugins=toml,
         )
         for number in range(1 if database.startswith("sqlite") else 2)
     ]
@@ -104,7 +110,9 @@ class Load:
                 if not self._on_quotes:
                     self.done += 1
                     continue
-                page = await quotes.select({"author": f"a{number}"}, columns=["id", "author", "text"], limit=20)
+                page = await quotes.select(
+                    {"author": f"a{number}"}, columns=["id", "author", "text"], limit=20
+                )
                 if page.rows:
                     await quotes.update({"id": page.rows[0]["id"]}, {"source": f"s{turn}"})
                     await quotes.get(page.rows[0]["id"])
@@ -143,7 +151,9 @@ async def test_the_history_applies_from_each_version_under_load(storage: Storage
         assert sorted({vote["value"] for vote in votes}) == [-1, 1]
     assert len((await quotes.select(limit=1000)).rows) == count
     described = await quotes.describe()
-    assert [column.name for column in described.columns if column.name in ("voters", "score", "fingerprint")] == [
+    assert [
+        column.name for column in described.columns if column.name in ("voters", "score", "fingerprint")
+    ] == [
         "score",
         "fingerprint",
     ]

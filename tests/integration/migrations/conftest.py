@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.migrations import Caller, Folder
 
 from rosey_rowstore.application import Application
+from support.migrations import Caller, Folder
 
 
 @pytest.fixture(params=["postgres", "sqlite", "memory"])

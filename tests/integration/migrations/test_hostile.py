@@ -10,10 +10,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from support.migrations import Caller, Folder, Refused
 
 from rosey_rowstore.application import Application
 from rosey_rowstore.migrations import seccomp
+from support.migrations import Caller, Folder, Refused
 
 KERNEL = seccomp.supported()
 
@@ -67,7 +67,9 @@ async def test_another_schema_is_refused_by_postgres(
     assert error.details["sqlstate"] == "42501"
 
 
-@pytest.mark.parametrize("words", ["RESET ROLE", "RESET SESSION AUTHORIZATION", "SET ROLE NONE", "SELECT 1; RESET ROLE"])
+@pytest.mark.parametrize(
+    "words", ["RESET ROLE", "RESET SESSION AUTHORIZATION", "SET ROLE NONE", "SELECT 1; RESET ROLE"]
+)
 async def test_reset_role_leads_nowhere(call: Caller, folder: Folder, neighbour: str, words: str) -> None:
     """The login is the owner's own: there is no role behind it to go back to."""
     error = await refused(
@@ -128,9 +130,7 @@ async def test_files_cannot_be_written(call: Caller, folder: Folder, tmp_path: P
     assert not (tmp_path / "new").exists()
 
 
-async def test_an_endless_loop_is_ended(
-    database_url: str, kind: str, tmp_path: Path, plugin: str
-) -> None:
+async def test_an_endless_loop_is_ended(database_url: str, kind: str, tmp_path: Path, plugin: str) -> None:
     """A run past `migration_timeout` is killed; the error says so, and the next one is free to run."""
     folder = Folder(tmp_path / "p", plugin, limits="migration_timeout = 1.5")
     application = Application(database_url, folder.plugins, provision=True)
@@ -148,7 +148,9 @@ async def test_an_endless_loop_is_ended(
         await application.close()
 
 
-async def test_an_endless_statement_is_ended(database_url: str, kind: str, tmp_path: Path, plugin: str) -> None:
+async def test_an_endless_statement_is_ended(
+    database_url: str, kind: str, tmp_path: Path, plugin: str
+) -> None:
     """A statement that never ends is stopped on the server too: it holds no lock afterwards."""
     folder = Folder(tmp_path / "p", plugin, limits="migration_timeout = 1.5")
     application = Application(database_url, folder.plugins, provision=True)
@@ -209,7 +211,13 @@ async def test_the_network_is_closed(call: Caller, folder: Folder, code: str) ->
 @pytest.mark.skipif(not KERNEL, reason="the kernel's layers are Linux's")
 @pytest.mark.parametrize(
     "call_c",
-    ["libc.socket(2, 1, 0)", "libc.fork()", "libc.kill({pid}, 9)", "libc.open(b'/etc/passwd', 0)", "libc.execl(b'/bin/true', b'true', None)"],
+    [
+        "libc.socket(2, 1, 0)",
+        "libc.fork()",
+        "libc.kill({pid}, 9)",
+        "libc.open(b'/etc/passwd', 0)",
+        "libc.execl(b'/bin/true', b'true', None)",
+    ],
 )
 async def test_the_kernel_holds_without_python(call: Caller, folder: Folder, call_c: str) -> None:
     """Where Python's own checks are circumvented, the kernel refuses all the same."""
@@ -244,7 +252,7 @@ async def test_the_kernel_holds_without_python(call: Caller, folder: Folder, cal
     ],
 )
 async def test_processes_and_c_are_closed(call: Caller, folder: Folder, code: str) -> None:
-    """No program, process, thread, signal, call into C or other database; the message says what was refused."""
+    """No program, process, thread, signal, call into C, other database; the message says what was refused."""
     error = await refused(call, folder, f"import ctypes, os, sqlite3, subprocess, threading\n{code}")
     # Python 3.11 has no audit event for threads: there the kernel's refusal is all there is.
     assert "A migration may not" in str(error) or "can't start new thread" in str(error)
@@ -305,11 +313,13 @@ async def test_sqlite_keeps_the_services_own(call: Caller, folder: Folder, kind:
     assert error.code == "migration_failed"
 
 
-async def test_a_forged_version_row_is_told(call: Caller, folder: Folder, kind: str, database_url: str) -> None:
+async def test_a_forged_version_row_is_told(
+    call: Caller, folder: Folder, kind: str, database_url: str
+) -> None:
     """The version row is the plugin's to spoil; the records are not, and status says that they differ."""
     if kind != "postgres":
         pytest.skip("SQLite's authorizer keeps the row")
-    folder.write("0001", 'op.execute("INSERT INTO _rosey_version VALUES (\'9999\')")')
+    folder.write("0001", "op.execute(\"INSERT INTO _rosey_version VALUES ('9999')\")")
     await call.apply()
     status = await call.status()
     assert [step["revision"] for step in status["applied"]] in ([], ["0001"])
@@ -322,7 +332,9 @@ async def test_a_revision_that_ends_its_process(call: Caller, folder: Folder, ex
     assert error.code == "migration_failed"
 
 
-async def test_the_owner_keeps_its_password(call: Caller, folder: Folder, kind: str, database_url: str) -> None:
+async def test_the_owner_keeps_its_password(
+    call: Caller, folder: Folder, kind: str, database_url: str
+) -> None:
     """A revision cannot lock the service out of the owner's login."""
     if kind != "postgres":
         pytest.skip("SQLite has no logins")

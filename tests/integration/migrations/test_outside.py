@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+
 from support.migrations import Caller, Folder, Refused
 
 TABLE = 'op.create_table("notes", *service_columns(), sa.Column("n", sa.BigInteger))'
@@ -20,7 +21,11 @@ async def test_a_concurrent_index_needs_the_mark(call: Caller, folder: Folder, k
         with pytest.raises(Refused, match="cannot run inside a transaction block"):
             await call.apply()
         assert await call.tables() == []
-    path.write_text(path.read_text().replace('down_revision = "0001"', "").replace("\n\ndef upgrade", f"\n{MARK}\n\ndef upgrade", 1))
+    path.write_text(
+        path.read_text()
+        .replace('down_revision = "0001"', "")
+        .replace("\n\ndef upgrade", f"\n{MARK}\n\ndef upgrade", 1)
+    )
     assert await call.apply() == ["0001", "0002", "0003"]
     indexes = (await call("tables.describe", table="notes"))["indexes"]
     assert [index["name"] for index in indexes] == ["notes_n"]

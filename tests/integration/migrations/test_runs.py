@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 
 import pytest
-from support.migrations import Caller, Folder, Refused
 
 from rosey_rowstore.application import Application
+from support.migrations import Caller, Folder, Refused
 
 NOTES = 'op.create_table("notes", *service_columns(), sa.Column("text", sa.Text, nullable=False))'
 
@@ -29,7 +29,7 @@ def two_revisions(folder: Folder) -> None:
 
 async def test_no_folder_and_an_empty_one_have_nothing_pending(call: Caller, folder: Folder) -> None:
     """A plugin without migrations is no error: nothing is pending, nothing is applied."""
-    empty = {"current": None, "pending": [], "applied": [], "drift": []}
+    empty = {"current": None, "pending": [], "applied": [], "drift": [], "running": None}
     assert await call.status() == empty
     assert await call.apply() == []
     folder.versions.rmdir()
@@ -57,11 +57,13 @@ async def test_a_change_under_a_used_table_is_served_at_once(call: Caller, folde
     folder.write("0002", 'op.add_column("notes", sa.Column("stars", sa.BigInteger, server_default="3"))')
     await call.apply()
     assert (await call("rows.select", table="notes"))["rows"][0]["stars"] == 3
-    assert (await call("rows.insert", table="notes", rows=[{"text": "b", "stars": 5}]))["rows"][0]["stars"] == 5
+    assert (await call("rows.insert", table="notes", rows=[{"text": "b", "stars": 5}]))["rows"][0][
+        "stars"
+    ] == 5
 
 
 async def test_status_tells_what_is_applied_and_pending(call: Caller, folder: Folder) -> None:
-    """Status gives the current revision, the applied ones with their checksums, and the pending ones in order."""
+    """Status gives the current revision, the applied ones with their checksums, the pending in order."""
     two_revisions(folder)
     folder.write("0003", "pass")
     assert await call.apply(target="0001") == ["0001"]
@@ -113,9 +115,11 @@ async def test_a_dry_run_shows_the_values_of_a_backfill(call: Caller, folder: Fo
 
 
 async def test_a_run_is_all_or_nothing(call: Caller, folder: Folder) -> None:
-    """When the third revision of a run fails, the first two have not happened either; the next run does all."""
+    """When the third revision of a run fails, the first two have not happened either."""
     two_revisions(folder)
-    broken = folder.write("0003", 'op.create_table("more", *service_columns())\nop.execute("SELECT nonsense")')
+    broken = folder.write(
+        "0003", 'op.create_table("more", *service_columns())\nop.execute("SELECT nonsense")'
+    )
     with pytest.raises(Refused) as caught:
         await call.apply()
     assert caught.value.code == "migration_failed"
@@ -137,7 +141,7 @@ async def test_a_failure_gives_the_sqlstate_on_postgres(call: Caller, folder: Fo
 
 
 async def test_a_failed_run_does_not_wedge_the_plugin(call: Caller, folder: Folder) -> None:
-    """Tables made before the failing statement are gone with it: the next attempt does not find them there."""
+    """Tables made before the failing statement are gone with it: the next attempt does not find them."""
     path = folder.write("0001", NOTES + '\nraise RuntimeError("half way")')
     for _ in range(2):
         with pytest.raises(Refused, match="half way"):
@@ -317,7 +321,7 @@ async def test_requests_are_strict(call: Caller) -> None:
 async def test_the_records_hold_who_what_and_how(
     call: Caller, folder: Folder, kind: str, database_url: str, tmp_path: Path
 ) -> None:
-    """The service's records hold source, checksum, SQL, time and result of each step, and the error of a failed run."""
+    """The records hold source, checksum, SQL, time and result of each step, and a failed run's error."""
     if kind == "memory":
         pytest.skip("the records are read from outside")
     folder.write("0001", NOTES)

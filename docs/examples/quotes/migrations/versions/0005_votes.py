@@ -44,5 +44,7 @@ def downgrade() -> None:
         voters.setdefault(vote.quote, {})[vote.user] = vote.value
     for quote, who in voters.items():
         text = sa.text("UPDATE quotes SET voters = :voters WHERE id = :id")
-        connection.execute(text.bindparams(sa.bindparam("voters", type_=sa.JSON)), {"voters": who, "id": quote})
+        connection.execute(
+            text.bindparams(sa.bindparam("voters", type_=sa.JSON)), {"voters": who, "id": quote}
+        )
     op.drop_table("votes")
