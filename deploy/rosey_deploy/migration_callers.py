@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -131,6 +132,8 @@ async def _open_here(place: Place, database: str, progress: Progress | None) -> 
     # Late: a caller of the service needs no database library.
     from rosey_rowstore.migrations.direct import open_migrations  # noqa: PLC0415
 
+    # What the log would say, the command says itself.
+    logging.getLogger("rosey_rowstore.migrations").addHandler(logging.NullHandler())
     settings = place.settings()
     known = Plugins.load(settings.plugins)
     found = known.get(place.plugin)

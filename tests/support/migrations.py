@@ -7,8 +7,13 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rosey_rowstore.application import Application
 from rosey_rowstore.plugins import Plugins
+
+on_postgres = pytest.mark.parametrize("kind", ["postgres"], indirect=True)
+on_sqlite = pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
 
 HEADER = """\
 import sqlalchemy as sa
@@ -36,7 +41,8 @@ class Folder:
         before = self._last if after is ... else after
         path = self.versions / f"{revision}.py"
         path.write_text(
-            f'"""The revision {revision}."""\n{HEADER}\nrevision = {revision!r}\ndown_revision = {before!r}\n{marks}\n'
+            f'"""The revision {revision}."""\n{HEADER}\n'
+            f"revision = {revision!r}\ndown_revision = {before!r}\n{marks}\n"
             f"\ndef upgrade():\n{textwrap.indent(textwrap.dedent(up).strip(), '    ')}\n"
             f"\ndef downgrade():\n{textwrap.indent(textwrap.dedent(down).strip(), '    ')}\n"
         )

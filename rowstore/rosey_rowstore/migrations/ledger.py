@@ -155,9 +155,10 @@ class Ledger:
         told = {event["revision"]: event for event in outcome.done} if outcome else {}
         for number, revision, _ in rows:
             event: Any = told.get(revision, {}) if number < done else {}
+            took = None if "seconds" not in event else round(event["seconds"], 6)
             await self.session.execute(
                 "UPDATE {steps} SET result = ?, seconds = ?, sql = ? WHERE run = ? AND number = ?",
-                ("done" if number < done else "undone", event.get("seconds"), event.get("sql"), run, number),
+                ("done" if number < done else "undone", took, event.get("sql"), run, number),
             )
         result = "done" if done == len(rows) else "failed"
         error = None

@@ -211,7 +211,7 @@ class Migrations:
             }
             outcome = await run_child(order, seconds=limits.migration_timeout, inherited=inherited)
         if outcome.written is None:
-            raise fault_of(outcome, plugin)
+            raise fault_of(outcome, plugin, ())
         return outcome.written
 
     # the run
@@ -246,10 +246,10 @@ class Migrations:
                     seconds=limits.migration_timeout,
                     progress=caller.progress,
                 )
-                outcome, whole = await execute(session, ledger, run)
+                outcome, count = await execute(session, ledger, run)
                 if not terms.dry_run:
                     self._host.changed(plugin)
-                if whole:
+                if count == len(steps):
                     done = ran(outcome, steps)
                     if terms.dry_run:
                         return done, sql_of(outcome)
@@ -258,7 +258,8 @@ class Migrations:
                     )
                     return done, None
                 if outcome.end != "moved":
-                    raise fault_of(outcome, plugin)
+                    kept = [step.revision.revision for step in steps[:count]]
+                    raise fault_of(outcome, plugin, kept)
         raise failed("The schema moved again and again while the run began.", hint="Ask for the status.")
 
     # before a run

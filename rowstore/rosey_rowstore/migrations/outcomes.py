@@ -16,18 +16,30 @@ __all__ = ["fault_of", "locked", "tell_end", "tell_failure"]
 
 log = logging.getLogger("rosey_rowstore.migrations")
 
+_ADVICE: Final = {
+    "destructive_migration": "Data would be lost; if that is meant, apply with allow_destructive.",
+    "migration_failed": "Mend the revision and apply again.",
+}
 _PLACES: Final = ("revision", "statement", "sqlstate", "line")
 
 
-def fault_of(outcome: Outcome, plugin: str) -> Fault:
-    """Return the fault of a run that did not reach its end."""
+def fault_of(outcome: Outcome, plugin: str, kept: Sequence[str]) -> Fault:
+    """Return the fault of a run that did not reach its end.
+
+    Args:
+        outcome: What the child told.
+        plugin: Whose.
+        kept: The revisions that are done all the same: those before one outside of a transaction, and it.
+    """
+    left = f"What was done stays: {', '.join(kept)}." if kept else "The schema is as before."
     if outcome.end == "failed":
-        return Fault(outcome.code, outcome.message, hint=_hint(outcome.code), details=outcome.details)
+        hint = f"{left} {_ADVICE.get(outcome.code, 'Ask again in a moment.')}"
+        return Fault(outcome.code, outcome.message, hint=hint, details=outcome.details)
     if outcome.end == "late":
         return failed(
             "The migration did not end in its time and was stopped.",
             revision=outcome.running,
-            hint="migration_timeout in plugins.toml is the limit. `migrations.status` tells where it stands.",
+            hint=f"{left} The limit is migration_timeout in plugins.toml.",
         )
     if outcome.running is None and not outcome.layers:
         return internal_fault(
@@ -37,16 +49,8 @@ def fault_of(outcome: Outcome, plugin: str) -> Fault:
     return failed(
         f"The migration process ended (status {outcome.status}) before it was done.",
         revision=outcome.running,
-        hint="It may have used too much memory or processor time. `migrations.status` tells where it stands.",
+        hint=f"{left} It may have used too much memory or processor time.",
     )
-
-
-def _hint(code: str) -> str:
-    if code == "destructive_migration":
-        return "Data would be lost; if that is meant, apply with allow_destructive."
-    if code == "migration_failed":
-        return "What the failed revision and its transaction did is undone; mend it and apply again."
-    return "Ask again in a moment."
 
 
 def locked(plugin: str) -> Fault:

@@ -45,8 +45,8 @@ class Run:
     progress: Progress | None
 
 
-async def execute(session: Session, ledger: Ledger, run: Run) -> tuple[Outcome, bool]:
-    """Run the steps, and settle the record by what the database says; return whether all are done.
+async def execute(session: Session, ledger: Ledger, run: Run) -> tuple[Outcome, int]:
+    """Run the steps, and settle the record by what the database says; return how many are done.
 
     A deadlock or a lock that could not be had is tried again, as long as there is time.
     """
@@ -57,10 +57,9 @@ async def execute(session: Session, ledger: Ledger, run: Run) -> tuple[Outcome, 
     began = time.monotonic()
     outcome = await _attempts(session, run, _Shown(ledger, record, run.progress, messages))
     if record is None:
-        return outcome, outcome.end == "ended"
-    done = await ledger.settle(record, time.monotonic() - began, outcome)
+        return outcome, len(run.steps) if outcome.end == "ended" else 0
     # A child that was killed after its commit did everything all the same.
-    return outcome, done == len(run.steps)
+    return outcome, await ledger.settle(record, time.monotonic() - began, outcome)
 
 
 @frozen

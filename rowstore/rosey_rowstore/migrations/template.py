@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,8 @@ _TEMPLATE: Final = '''\
 import sqlalchemy as sa
 from alembic import op
 {imports}
-revision = {revision!r}
-down_revision = {down_revision!r}
+revision = {revision}
+down_revision = {down_revision}
 
 
 def upgrade() -> None:
@@ -52,8 +53,8 @@ def write_revision(folder: Path, message: str, generated: Mapping[str, Any] | No
     text = _TEMPLATE.format(
         message=line[0].upper() + line[1:] + ".",
         imports="".join(f"{name}\n" for name in (generated or {}).get("imports", ())),
-        revision=revision,
-        down_revision=chain.head,
+        revision=json.dumps(revision),
+        down_revision=json.dumps(chain.head) if chain.head else None,
         upgrade=_body(generated, "upgrade"),
         downgrade=_body(generated, "downgrade"),
     )

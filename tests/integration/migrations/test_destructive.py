@@ -17,26 +17,28 @@ op.create_table("old", *service_columns())
 op.create_index("notes_n", "notes", ["n"])
 """
 
+BATCH = 'with op.batch_alter_table("notes") as batch:'
+REBUILD = 'with op.batch_alter_table("notes", recreate="auto") as batch:'
+
 LOSES = {
     "drop_table": ('op.drop_table("old")', "drops the table 'old'"),
     "drop_column": ('op.drop_column("notes", "amount")', "drops the column notes.amount"),
     "batch_drop_column": (
-        'with op.batch_alter_table("notes", recreate="auto") as batch: batch.drop_column("amount")',
+        f'{REBUILD} batch.drop_column("amount")',
         "drops the column notes.amount",
     ),
     "raw_drop_table": ("op.execute('DROP TABLE old')", "drops the table 'old'"),
     "raw_drop_column": ("op.execute('ALTER TABLE notes DROP COLUMN text')", "drops the column notes.text"),
     "shorter": (
-        'with op.batch_alter_table("notes") as batch: batch.alter_column("text", type_=sa.String(10))',
+        f'{BATCH} batch.alter_column("text", type_=sa.String(10))',
         "narrows notes.text",
     ),
     "other_type": (
-        'with op.batch_alter_table("notes") as batch:\n'
-        '    batch.alter_column("n", type_=sa.SmallInteger, postgresql_using="n::smallint")',
+        f'{BATCH} batch.alter_column("n", type_=sa.SmallInteger, postgresql_using="n::smallint")',
         "narrows notes.n",
     ),
     "fewer_digits": (
-        'with op.batch_alter_table("notes") as batch: batch.alter_column("amount", type_=sa.Numeric(8, 2))',
+        f'{BATCH} batch.alter_column("amount", type_=sa.Numeric(8, 2))',
         "narrows notes.amount",
     ),
     "made_again": (
@@ -52,11 +54,11 @@ KEEPS = {
     "add": 'op.add_column("notes", sa.Column("more", sa.Text))',
     "rename_table": 'op.rename_table("old", "new")',
     "raw_rename_column": "op.execute('ALTER TABLE notes RENAME COLUMN n TO m')",
-    "batch_rename": 'with op.batch_alter_table("notes") as batch: batch.alter_column("n", new_column_name="m")',
-    "rebuild": 'with op.batch_alter_table("notes", recreate="auto") as batch: batch.alter_column("text", nullable=False)',
-    "longer": 'with op.batch_alter_table("notes") as batch: batch.alter_column("text", type_=sa.String(80))',
-    "to_text": 'with op.batch_alter_table("notes") as batch: batch.alter_column("text", type_=sa.Text())',
-    "more_digits": 'with op.batch_alter_table("notes") as batch: batch.alter_column("amount", type_=sa.Numeric(12, 2))',
+    "batch_rename": f'{BATCH} batch.alter_column("n", new_column_name="m")',
+    "rebuild": f'{REBUILD} batch.alter_column("text", nullable=False)',
+    "longer": f'{BATCH} batch.alter_column("text", type_=sa.String(80))',
+    "to_text": f'{BATCH} batch.alter_column("text", type_=sa.Text())',
+    "more_digits": f'{BATCH} batch.alter_column("amount", type_=sa.Numeric(12, 2))',
     "drop_index": 'op.drop_index("notes_n", "notes")',
     "own_helper": 'op.create_table("helper", *service_columns())\nop.drop_table("helper")',
 }
@@ -71,29 +73,44 @@ async def started(call: Caller, folder: Folder) -> Caller:
     return call
 
 
-@pytest.mark.parametrize("what", LOSES)
-async def test_what_loses_is_refused_unless_it_is_meant(started: Caller, folder: Folder, what: str) -> None:
-    """Dropping and narrowing, by operation or by SQL, is `destructive_migration`; with the flag it is done."""
-    code, words = LOSES[what]
-    folder.write("0002", code)
+async def test_what_loses_is_refused_unless_it_is_meant(started: Caller, folder: Folder) -> None:
+    """Dropping and narrowing, by operation or by SQL, is `destructive_migration`; with the flag it may be."""
+    for what, (code, words) in LOSES.items():
+        folder.write("0002", code, after="0001")
+        with pytest.raises(Refused) as caught:
+            await started.apply(dry_run=True)
+        assert caught.value.code == "destructive_migration", what
+        assert words in caught.value.error["message"], what
+        assert caught.value.details["revision"] == "0002"
+        assert await started.apply(dry_run=True, allow_destructive=True) == ["0002"], what
+
+
+async def test_a_column_goes_when_that_is_meant(started: Caller, folder: Folder) -> None:
+    """Refused, nothing has changed; allowed, it is done, and the rest of the row is kept."""
+    folder.write("0002", 'op.drop_column("notes", "amount")')
     before = await started("tables.describe", table="notes")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Refused):
         await started.apply()
-    assert caught.value.code == "destructive_migration"
-    assert words in caught.value.error["message"]
-    assert caught.value.details["revision"] == "0002"
-    assert (await started("tables.describe", table="notes"))["columns"] == before["columns"]
+    assert await started("tables.describe", table="notes") == before
     assert await started.apply(allow_destructive=True) == ["0002"]
     assert (await started.status())["drift"] == []
+    row = (await started("rows.select", table="notes"))["rows"][0]
+    assert (row["text"], "amount" in row) == ("a", False)
 
 
-@pytest.mark.parametrize("what", KEEPS)
-async def test_what_loses_nothing_passes(started: Caller, folder: Folder, what: str) -> None:
-    """Additions, renames, rebuilds, wider types and dropped indexes need no flag; rows stay."""
-    folder.write("0002", KEEPS[what])
+async def test_what_loses_nothing_passes(started: Caller, folder: Folder) -> None:
+    """Additions, renames, rebuilds, wider types and dropped indexes need no flag."""
+    for what, code in KEEPS.items():
+        folder.write("0002", code, after="0001")
+        assert await started.apply(dry_run=True) == ["0002"], what
+
+
+async def test_rows_stay_through_a_rebuild(started: Caller, folder: Folder) -> None:
+    """A table that SQLite has to rebuild keeps its rows."""
+    folder.write("0002", KEEPS["rebuild"])
     assert await started.apply() == ["0002"]
     rows = (await started("rows.select", table="notes"))["rows"]
-    assert [row["text"] for row in rows] == ["a"]
+    assert [(row["text"], row["amount"]) for row in rows] == [("a", "1.50")]
 
 
 async def test_a_fresh_install_needs_no_flag(call: Caller, folder: Folder) -> None:
@@ -128,7 +145,10 @@ async def test_rows_survive_a_rebuild_that_others_refer_to(call: Caller, folder:
     await call("rows.insert", table="children", rows=[{"parent": parent}])
     folder.write(
         "0002",
-        'with op.batch_alter_table("parents", recreate="auto") as batch: batch.add_column(sa.Column("m", sa.Text))',
+        """
+        with op.batch_alter_table("parents", recreate="auto") as batch:
+            batch.add_column(sa.Column("m", sa.Text))
+        """,
     )
     await call.apply()
     assert len((await call("rows.select", table="children"))["rows"]) == 1
@@ -142,7 +162,8 @@ async def test_a_reference_that_a_revision_breaks_is_found(call: Caller, folder:
         "0001",
         """
         op.create_table("parents", *service_columns())
-        op.create_table("children", *service_columns(), sa.Column("parent", sa.BigInteger, sa.ForeignKey("parents.id")))
+        parent = sa.Column("parent", sa.BigInteger, sa.ForeignKey("parents.id"))
+        op.create_table("children", *service_columns(), parent)
         """,
     )
     await call.apply()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import psycopg
 import pytest
 
-from support.migrations import Caller, Folder, Refused
+from support.migrations import Caller, Folder, Refused, on_postgres
 
 TABLE = 'op.create_table("notes", *service_columns(), sa.Column("n", sa.BigInteger))'
 INDEX = 'op.create_index("notes_n", "notes", ["n"], postgresql_concurrently=True)'
@@ -47,12 +49,9 @@ async def test_what_was_done_before_a_failing_part_stays(call: Caller, folder: F
     assert await call.apply() == (["0003"] if kind == "postgres" else ["0001", "0002", "0003"])
 
 
-async def test_an_interrupted_index_is_made_anew(
-    call: Caller, folder: Folder, kind: str, database_url: str
-) -> None:
-    """What an interrupted attempt left, an invalid index, is removed before the next; a finished one is taken."""
-    if kind != "postgres":
-        pytest.skip("SQLite has no such steps")
+@on_postgres
+async def test_an_interrupted_index_is_made_anew(call: Caller, folder: Folder, database_url: str) -> None:
+    """An invalid index of an interrupted attempt is removed before the next; a finished one is taken."""
     folder.write("0001", TABLE)
     await call.apply()
     await call("rows.insert", table="notes", rows=[{"n": 1}, {"n": 1}])
@@ -97,8 +96,6 @@ async def test_a_marked_step_may_not_destroy_either(call: Caller, folder: Folder
 
 async def test_a_concurrent_index_is_made_while_others_wait(call: Caller, folder: Folder, kind: str) -> None:
     """Runs that wait for the lock do not stand in the way of CREATE INDEX CONCURRENTLY."""
-    import asyncio
-
     folder.write("0001", TABLE)
     folder.write("0002", INDEX, marks=MARK)
     results = await asyncio.gather(*(call.apply() for _ in range(6)))
