@@ -1,4 +1,4 @@
-"""`kill -9` at random points of a run: the old version or the new one, never between; the next run finishes."""
+"""`kill -9` at random points of a run: the old version or the new one, never between; the next finishes."""
 
 from __future__ import annotations
 
@@ -75,6 +75,11 @@ def children_of(pid: int) -> list[int]:
     return []
 
 
+def is_there(pid: int) -> bool:
+    """Whether a process is there, running or not yet waited for."""
+    return Path(f"/proc/{pid}/stat").exists()
+
+
 async def kill_child(stage: Stage) -> None:
     """Kill the process of the run, if it is there."""
     for child in children_of(stage.service.process.pid):
@@ -138,7 +143,6 @@ async def test_the_child_is_killed(
     )
     with running(Stage(nats_server, folder, url, tmp_path)) as stage:
         outcomes = await rounds(stage, kill_child, POINTS, seed=1)
-    print(f"child, {database}: {outcomes}")
     assert outcomes["old"] > 0
 
 
@@ -154,7 +158,7 @@ async def test_the_service_is_killed(
         left = children_of(stage.service.process.pid)
         stage.service.kill()
         for _ in range(200):
-            if not any(Path(f"/proc/{child}/stat").exists() for child in left):
+            if not any(is_there(child) for child in left):
                 break
             await asyncio.sleep(0.05)
         else:
@@ -168,7 +172,6 @@ async def test_the_service_is_killed(
     )
     with running(Stage(nats_server, folder, url, tmp_path)) as stage:
         outcomes = await rounds(stage, kill_service, POINTS, seed=2)
-    print(f"service, {database}: {outcomes}")
     assert outcomes["old"] > 0
 
 
@@ -186,5 +189,4 @@ async def test_postgres_is_killed(
     stage = Stage(nats_server, folder, own_postgres_server.dsn, tmp_path)
     with running(stage):
         outcomes = await rounds(stage, kill_postgres, POINTS, seed=3)
-    print(f"postgres: {outcomes}")
     assert outcomes["old"] > 0

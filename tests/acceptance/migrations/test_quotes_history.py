@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -77,7 +78,7 @@ async def fill(storage: Storage, revision: str) -> int:
 
 
 class Load:
-    """Row requests that touch no column which a migration changes, one after the other, from several tasks."""
+    """Row requests that touch no column which a migration changes, one after the other, from six tasks."""
 
     def __init__(self, storage: Storage, *, on_quotes: bool) -> None:
         self._storage = storage
@@ -87,7 +88,7 @@ class Load:
         self.failed: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Load:
+    async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._run(number)) for number in range(6)]
         while self.done < 60:
             await asyncio.sleep(0.01)
@@ -135,7 +136,7 @@ async def test_the_history_applies_from_each_version_under_load(storage: Storage
     load = Load(storage, on_quotes=start != "base")
     async with load:
         if start < "0005":
-            with pytest.raises(DestructiveMigration, match="quotes.voters"):
+            with pytest.raises(DestructiveMigration, match=r"quotes\.voters"):
                 await storage.migrations.apply()
             await storage.migrations.apply(allow_destructive=True)
         else:
