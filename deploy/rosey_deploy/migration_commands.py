@@ -53,7 +53,7 @@ Url = Annotated[
     typer.Option("--url", help="nats://… or sqlite:…; default: ROSEY_STORAGE_URL.", show_default=False),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Run it, undo it, and print its SQL.")]
-Target = Annotated[str, typer.Argument(help="A revision, or head.")]
+Target = Annotated[str, typer.Argument(metavar="TARGET", help="A revision, or head.")]
 
 Work = Callable[[MigrationsOf, Output], Awaitable[None]]
 
@@ -104,7 +104,10 @@ def apply(  # noqa: PLR0917 - typer reads options off the parameters
         began = time.monotonic()
         with output.run():
             reply = await caller.apply(request)
-        output.ended("applied", len(reply.applied), time.monotonic() - began)
+        if reply.applied:
+            output.ended("applied", len(reply.applied), time.monotonic() - began)
+        else:
+            output.nothing_to_do(await caller.status())
 
     _run(
         Place(plugin=plugin, folder=folder, plugins=plugins, database=database, url=url), work, quiet=dry_run
@@ -114,7 +117,10 @@ def apply(  # noqa: PLR0917 - typer reads options off the parameters
 @migrations_app.command("rollback")
 def rollback(  # noqa: PLR0917 - typer reads options off the parameters
     plugin: Name,
-    target: Annotated[str, typer.Argument(help="The revision to go back to, or base.", show_default=False)],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="The revision to go back to, or base.", show_default=False),
+    ],
     dry_run: DryRun = False,
     allow_rollback: Annotated[
         bool, typer.Option("--allow-rollback", help="Meant in production too; needs the database at hand.")
@@ -135,7 +141,10 @@ def rollback(  # noqa: PLR0917 - typer reads options off the parameters
         began = time.monotonic()
         with output.run():
             reply = await caller.rollback(request, allowed=allow_rollback)
-        output.ended("rolled back", len(reply.rolled_back), time.monotonic() - began)
+        if reply.rolled_back:
+            output.ended("rolled back", len(reply.rolled_back), time.monotonic() - began)
+        else:
+            output.nothing_to_do(await caller.status())
 
     _run(
         Place(plugin=plugin, folder=folder, plugins=plugins, database=database, url=url), work, quiet=dry_run

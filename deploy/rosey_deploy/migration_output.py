@@ -35,7 +35,7 @@ class Output:
             sys.stdout.write(json.dumps(attrs.asdict(found), ensure_ascii=False) + "\n")
             return
         if not (found.applied or found.pending or found.current):
-            self.console.print(f"{self.plugin} has no migrations.")
+            self.console.print(_no_migrations(self.plugin))
         else:
             self.console.print(_revisions(self.plugin, found))
         if found.running is not None:
@@ -71,11 +71,15 @@ class Output:
 
     def ended(self, verb: str, count: int, seconds: float) -> None:
         """Say what a run did in all."""
-        if count:
-            words = f"{self.plugin}: {_revisions_word(count)} {verb} in {seconds:.2f} s"
-            self.console.print(Text(words, style="bold green"))
+        words = f"{self.plugin}: {_revisions_word(count)} {verb} in {seconds:.2f} s"
+        self.console.print(Text(words, style="bold green"))
+
+    def nothing_to_do(self, found: StatusReply) -> None:
+        """Say that everything is as it was asked for, or that there is nothing at all."""
+        if found.current or found.pending:
+            self.console.print(f"{self.plugin} stands at {found.current or 'base'}; nothing to do.")
         else:
-            self.console.print(f"{self.plugin}: nothing to do.")
+            self.console.print(_no_migrations(self.plugin))
 
     def sql(self, verb: str, count: int, sql: str) -> None:
         """Print SQL as it is, and on a terminal what it would do."""
@@ -89,6 +93,10 @@ class Output:
     def written(self, path: Path) -> None:
         """Say where a new revision is."""
         self.console.print(Text("wrote ", style="bold green").append(str(path), style="default"))
+
+
+def _no_migrations(plugin: str) -> str:
+    return f"{plugin} has no migrations; plugins.toml says where they are looked for."
 
 
 def _revisions_word(count: int) -> str:

@@ -9,14 +9,17 @@ op.create_table("quotes", *service_columns(), sa.Column("text", sa.Text, nullabl
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import UserDefinedType
 
-__all__ = ["Datetime", "Decimal", "Double", "Json", "Uuid", "moment", "service_columns"]
+__all__ = ["SERVICE", "Datetime", "Decimal", "Double", "Json", "Uuid", "moment", "service_columns"]
+
+
+SERVICE: Final = "rosey_service"
+"""The mark, in a column's `info`, of those that `service_columns` made."""
 
 
 class _Declared(UserDefinedType[Any]):
@@ -85,15 +88,17 @@ def _moment_sqlite(*_: Any, **__: Any) -> str:
 
 def service_columns() -> tuple[sa.Column[Any], ...]:
     """Return `id`, `created_at` and `updated_at`: with them the service keeps the table as one it defined."""
-    return (
-        sa.Column(
-            "id",
-            sa.BigInteger()
-            .with_variant(sa.Integer(), "sqlite")
-            .with_variant(postgresql.BIGINT(), "postgresql"),
-            sa.Identity(always=True),
-            primary_key=True,
-        ),
+    number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+    columns: tuple[sa.Column[Any], ...] = (
+        sa.Column("id", number, sa.Identity(always=True), primary_key=True),
         sa.Column("created_at", Datetime(), nullable=False, server_default=moment()),
         sa.Column("updated_at", Datetime(), nullable=False, server_default=moment()),
     )
+    for column in columns:
+        column.info[SERVICE] = True
+    sa.event.listen(columns[0], "after_parent_attach", _never_give_an_id_again)
+    return columns
+
+
+def _never_give_an_id_again(_: Any, table: sa.Table) -> None:
+    table.dialect_options["sqlite"]["autoincrement"] = True

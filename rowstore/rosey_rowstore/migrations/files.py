@@ -98,14 +98,16 @@ class Chain:
         return self.revisions[start : self.by_name[self.find(target).revision] + 1]
 
 
-def not_found(target: str, known: Mapping[str, Any] | Sequence[str]) -> Fault:
-    """Return the fault of a target that is no revision."""
+def not_found(
+    target: str, known: Mapping[str, Any] | Sequence[str], what: str = "There is no revision"
+) -> Fault:
+    """Return the fault of a target that is no revision; `what` says it in front of the name."""
     near = nearest(target, known)
     return Fault(
         "migration_not_found",
-        f"There is no revision {target[:80]!r}" + (f"; did you mean {near!r}?" if near else "."),
+        f"{what} {target[:80]!r}" + (f"; did you mean {near!r}?" if near else "."),
         path="target",
-        hint="`rosey-storage migrations status` lists them.",
+        hint="`migrations.status` lists them." if target != BASE else "A rollback goes to base.",
     )
 
 

@@ -9,7 +9,7 @@ import attrs
 
 from rosey_rowstore.migrations.snapshot import Snapshot, TableState
 
-__all__ = ["Numbers"]
+__all__ = ["REBUILT", "Numbers"]
 
 _NAME: Final = r'["`\[]?(\w+)["`\]]?'
 _RENAME_TABLE: Final = re.compile(rf"\s*ALTER\s+TABLE\s+{_NAME}\s+RENAME\s+TO\s+{_NAME}", re.IGNORECASE)
@@ -18,7 +18,8 @@ _RENAME_COLUMN: Final = re.compile(
 )
 _DROP_TABLE: Final = re.compile(rf"\s*DROP\s+TABLE\s+(?:IF\s+EXISTS\s+)?{_NAME}", re.IGNORECASE)
 _DROP_COLUMN: Final = re.compile(rf"\s*ALTER\s+TABLE\s+{_NAME}\s+DROP\s+(?:COLUMN\s+)?{_NAME}", re.IGNORECASE)
-_COPY: Final = "_alembic_tmp_"
+REBUILT: Final = "_alembic_tmp_"
+"""In front of a table's name while Alembic makes it anew."""
 
 
 class Numbers:
@@ -69,7 +70,7 @@ class Numbers:
 
     def _rename_table(self, old: str, new: str) -> None:
         assert self._tables is not None  # noqa: S101 - checked by `note`
-        if old == _COPY + new and new in self._dropped:  # Alembic rebuilt the table
+        if old == REBUILT + new and new in self._dropped:  # Alembic rebuilt the table
             number, columns = self._dropped.pop(new)
         else:
             number, columns = self._tables.pop(old, None), self._columns.pop(old, {})

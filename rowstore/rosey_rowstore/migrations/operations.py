@@ -211,6 +211,8 @@ class Migrations:
             }
             outcome = await run_child(order, seconds=limits.migration_timeout, inherited=inherited)
         if outcome.written is None:
+            if outcome.end == "failed":
+                raise failed(outcome.message, hint="Mend tables.py.", **outcome.details)
             raise fault_of(outcome, plugin, ())
         return outcome.written
 
@@ -300,7 +302,7 @@ class Migrations:
             applied = await self._from_files(folder, current)  # the records are gone, the files may be there
         names = [revision.revision for revision in applied]
         if target not in (BASE, *names):
-            raise not_found(target, [*names, BASE])
+            raise not_found(target, [*names, BASE], "No applied revision is called")
         keep = 0 if target == BASE else names.index(target) + 1
         return [
             Planned(revision=self._fitted(revision), leaves=revision.down_revision)

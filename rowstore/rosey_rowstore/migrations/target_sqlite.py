@@ -8,13 +8,14 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite.base import ischema_names
 
 from rosey_rowstore.engine import sqlite_functions
 from rosey_rowstore.migrations import snapshot
 from rosey_rowstore.migrations.columns import Datetime, Decimal, Uuid
 from rosey_rowstore.migrations.names import VERSION_TABLE
-from rosey_rowstore.migrations.numbering import Numbers
+from rosey_rowstore.migrations.numbering import REBUILT, Numbers
 from rosey_rowstore.migrations.snapshot import Snapshot
 from rosey_rowstore.migrations.targets import TransactionEndedError, standing_connection
 
@@ -55,10 +56,19 @@ class SqliteTarget:
         self._raw.execute("SELECT count(*) FROM sqlite_master").fetchall()
         # A rebuilt table keeps the types that SQLAlchemy does not know.
         ischema_names.update({"UUID": Uuid, "DECIMAL_TEXT": Decimal, "DATETIME": Datetime})
+        sa.event.listen(sa.Table, "before_create", self._keep_autoincrement)
         self.connection = standing_connection("sqlite://", self._raw)
         self._trusted = False
         self._numbers = Numbers()
         self._raw.set_authorizer(self._authorize)
+
+    def _keep_autoincrement(self, table: sa.Table, *_: Any, **__: Any) -> None:
+        """A rebuilt table gives no id again either: SQLAlchemy does not reflect that."""
+        rebuilt = table.name.removeprefix(REBUILT)
+        if rebuilt != table.name:
+            query = "SELECT 1 FROM sqlite_master WHERE name = ? AND upper(sql) LIKE '%AUTOINCREMENT%'"
+            if self._raw.execute(query, (rebuilt,)).fetchone():
+                table.dialect_options["sqlite"]["autoincrement"] = True
 
     def _authorize(
         self, action: int, first: str | None, second: str | None, database: str | None, source: str | None

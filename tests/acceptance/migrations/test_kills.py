@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from rosey_deploy.stack.service import RowService
 from rosey_storage import Storage, StorageError
 from support.migrations import Folder
 
-POINTS = 18
+POINTS = 12
 SLOW = "import time; time.sleep(0.05)\n"
 
 
@@ -80,14 +80,17 @@ def is_there(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").exists()
 
 
-async def kill_child(stage: Stage) -> None:
-    """Kill the process of the run, if it is there."""
+async def kill_child(stage: Stage) -> bool:
+    """Kill the process of the run, if it is there; the service tells the caller."""
     for child in children_of(stage.service.process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
+    return True
 
 
-async def rounds(stage: Stage, kill: object, points: int, seed: int) -> dict[str, int]:
+async def rounds(
+    stage: Stage, kill: Callable[[Stage], Awaitable[bool]], points: int, seed: int
+) -> dict[str, int]:
     """Kill at `points` moments spread over a run, and look after each."""
     chance = random.Random(seed)
     outcomes = {"old": 0, "new": 0}
@@ -103,9 +106,11 @@ async def rounds(stage: Stage, kill: object, points: int, seed: int) -> dict[str
         async with stage.connect() as storage:
             running = asyncio.create_task(storage.migrations.apply(timeout=60))
             await asyncio.sleep(chance.uniform(0, whole * 1.1))
-            await kill(stage)  # type: ignore[operator]
-            with contextlib.suppress(StorageError):
-                await asyncio.wait_for(running, 90)
+            told = await kill(stage)
+            if not told:  # nobody is left to tell the caller
+                running.cancel()
+            with contextlib.suppress(StorageError, asyncio.CancelledError):
+                await asyncio.wait_for(running, 30)
         found = await stage.state()
         assert found in (stage.expected(before), stage.expected(stage.number)), (found, before)
         outcomes["new" if found == stage.expected(stage.number) else "old"] += 1
@@ -154,7 +159,7 @@ async def test_the_service_is_killed(
 ) -> None:
     """Killing the service in the middle of a run ends the run with it; the next service finishes."""
 
-    async def kill_service(stage: Stage) -> None:
+    async def kill_service(stage: Stage) -> bool:
         left = children_of(stage.service.process.pid)
         stage.service.kill()
         for _ in range(200):
@@ -164,6 +169,7 @@ async def test_the_service_is_killed(
         else:
             raise AssertionError("the run outlived its service")
         await asyncio.to_thread(stage.service.start)
+        return False
 
     url = (
         f"sqlite:{tmp_path / 'rows'}"
@@ -182,9 +188,10 @@ async def test_postgres_is_killed(
 ) -> None:
     """Killing Postgres in the middle of a run leaves the old version or the new one once it is back."""
 
-    async def kill_postgres(stage: Stage) -> None:
+    async def kill_postgres(stage: Stage) -> bool:
         await asyncio.to_thread(own_postgres_server.kill)
         await asyncio.to_thread(own_postgres_server.start)
+        return True
 
     stage = Stage(nats_server, folder, own_postgres_server.dsn, tmp_path)
     with running(stage):

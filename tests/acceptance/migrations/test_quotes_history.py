@@ -14,6 +14,8 @@ from rosey_deploy.stack.service import RowService
 from rosey_storage import Column, DestructiveMigration, Storage
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "quotes" / "migrations"
+ROWS = 600
+CALLERS = 16
 REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006"]
 
 
@@ -67,7 +69,7 @@ async def fill(storage: Storage, revision: str) -> int:
     """Bring in quotes as that version's plugin would; return how many."""
     if revision == "base":
         return 0
-    rows = [{"author": f"a{n % 7}", "source": "s", "text": f"text {n}"} for n in range(60)]
+    rows = [{"author": f"a{n % 7}", "source": "s", "text": f"text {n}"} for n in range(ROWS)]
     for n, row in enumerate(rows):
         if revision < "0005":
             row["voters"] = {"alice": 1, f"u{n}": -1} if n % 2 else None  # type: ignore[assignment]
@@ -78,7 +80,7 @@ async def fill(storage: Storage, revision: str) -> int:
 
 
 class Load:
-    """Row requests that touch no column which a migration changes, one after the other, from six tasks."""
+    """Row requests that touch no column which a migration changes, one after the other, from many tasks."""
 
     def __init__(self, storage: Storage, *, on_quotes: bool) -> None:
         self._storage = storage
@@ -89,7 +91,7 @@ class Load:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._run(number)) for number in range(6)]
+        self._tasks = [asyncio.create_task(self._run(number)) for number in range(CALLERS)]
         while self.done < 60:
             await asyncio.sleep(0.01)
         return self
@@ -148,7 +150,7 @@ async def test_the_history_applies_from_each_version_under_load(storage: Storage
     quotes = storage.table("quotes")
     votes = await storage.table("votes").select(limit=1000)
     if start < "0005" and count:
-        assert len(votes.rows) == 60
+        assert len(votes.rows) == ROWS
         assert sorted({vote["value"] for vote in votes}) == [-1, 1]
     assert len((await quotes.select(limit=1000)).rows) == count
     described = await quotes.describe()
@@ -171,4 +173,4 @@ async def test_the_history_goes_back_as_it_came(storage: Storage) -> None:
     rows = (await storage.table("quotes").select(limit=100, order_by=["id"])).rows
     assert rows[1]["voters"] == {"alice": 1, "u1": -1}
     await storage.migrations.apply(allow_destructive=True)
-    assert len((await storage.table("votes").select(limit=1000)).rows) == 60
+    assert len((await storage.table("votes").select(limit=1000)).rows) == ROWS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.migrations import Caller, Folder, Refused
+from support.migrations import Caller, Folder, Refused, on_sqlite
 
 START = """
 op.create_table(
@@ -174,3 +174,14 @@ async def test_a_reference_that_a_revision_breaks_is_found(call: Caller, folder:
         await call.apply()
     assert caught.value.code == "migration_failed"
     assert len((await call("rows.select", table="parents"))["rows"]) == 1
+
+
+@on_sqlite
+async def test_no_id_is_given_twice_after_a_rebuild(call: Caller, folder: Folder) -> None:
+    """What a deleted row was called no other row is, also when SQLite had to make the table anew."""
+    folder.write("0001", 'op.create_table("notes", *service_columns(), sa.Column("text", sa.String(40)))')
+    folder.write("0002", KEEPS["rebuild"])
+    assert await call.apply() == ["0001", "0002"]
+    first = (await call("rows.insert", table="notes", rows=[{"text": "a"}]))["rows"][0]["id"]
+    await call("rows.delete", table="notes", where={"id": first})
+    assert (await call("rows.insert", table="notes", rows=[{"text": "b"}]))["rows"][0]["id"] > first

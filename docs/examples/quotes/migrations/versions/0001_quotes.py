@@ -17,7 +17,6 @@ def upgrade() -> None:
         sa.Column("source", sa.String(255)),
         sa.Column("text", sa.Text, nullable=False),
         sa.Column("voters", Json),  # as {"alice": 1, "bob": -1}
-        sqlite_autoincrement=True,
     )
 
 

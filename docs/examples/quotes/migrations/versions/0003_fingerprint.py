@@ -23,7 +23,7 @@ def upgrade() -> None:
             fingerprint = hashlib.sha256(f"{row.id} {row.text}".encode()).hexdigest()[:32]
         seen.add(fingerprint)
         connection.execute(sa.update(quotes).where(quotes.c.id == row.id).values(fingerprint=fingerprint))
-    with op.batch_alter_table("quotes", table_kwargs={"sqlite_autoincrement": True}) as batch:
+    with op.batch_alter_table("quotes") as batch:
         batch.alter_column("fingerprint", existing_type=sa.String(32), nullable=False)
     op.create_index("quotes__fingerprint__key", "quotes", ["fingerprint"], unique=True)
 

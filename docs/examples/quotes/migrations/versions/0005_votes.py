@@ -21,7 +21,6 @@ def upgrade() -> None:
         sa.Column("quote", sa.BigInteger, sa.ForeignKey("quotes.id"), nullable=False),
         sa.Column("user", sa.String(64), nullable=False),
         sa.Column("value", sa.BigInteger, nullable=False),
-        sqlite_autoincrement=True,
     )
     op.create_index("votes__quote__user__key", "votes", ["quote", "user"], unique=True)
     connection = op.get_bind()

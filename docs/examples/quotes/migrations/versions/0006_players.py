@@ -17,7 +17,6 @@ def upgrade() -> None:
         sa.Column("points", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("rounds", sa.BigInteger, nullable=False, server_default="0"),
         sa.Column("last_seen", Datetime),
-        sqlite_autoincrement=True,
     )
     op.create_index("players__user__key", "players", ["user"], unique=True)
 
