@@ -40,9 +40,12 @@ def _sqlite_words(element: _Declared, *_: Any, **__: Any) -> str:
 
 
 class Decimal(_Declared):
-    """`decimal`: exact, of any size."""
+    """`decimal`: exact, of any size, or with so many digits, so many of them after the point."""
 
-    postgres, sqlite = "numeric", "DECIMAL_TEXT COLLATE rosey_decimal"
+    def __init__(self, precision: int | None = None, scale: int | None = None) -> None:
+        self.precision, self.scale = precision, scale
+        size = "" if precision is None else f"({precision}, {scale or 0})"
+        self.postgres, self.sqlite = f"numeric{size}", f"DECIMAL_TEXT{size} COLLATE rosey_decimal"
 
 
 class Double(_Declared):

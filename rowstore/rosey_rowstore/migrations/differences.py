@@ -19,12 +19,13 @@ _SAME: Final = {
     "timestamptz": "timestamp with time zone",
     "double": "double precision",
     "decimal": "numeric",
+    "decimal_text": "numeric",
 }
 # A type, and those that hold every value of it.
 _WIDER: Final[Mapping[str, frozenset[str]]] = {
-    "smallint": frozenset({"integer", "bigint", "numeric", "decimal_text"}),
-    "integer": frozenset({"bigint", "numeric", "decimal_text"}),
-    "bigint": frozenset({"numeric", "decimal_text"}),
+    "smallint": frozenset({"integer", "bigint", "numeric"}),
+    "integer": frozenset({"bigint", "numeric"}),
+    "bigint": frozenset({"numeric"}),
     "real": frozenset({"double precision"}),
     "character": frozenset({"text"}),
     "character varying": frozenset({"text"}),
@@ -33,7 +34,6 @@ _WIDER: Final[Mapping[str, frozenset[str]]] = {
     "jsonb": frozenset({"json", "text"}),
     "json": frozenset({"text"}),
     "timestamp without time zone": frozenset({"timestamp with time zone"}),
-    "numeric": frozenset({"decimal_text"}),
 }
 _LARGEST: Final = 10**9
 

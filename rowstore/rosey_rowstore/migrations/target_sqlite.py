@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite.base import ischema_names
+from sqlalchemy.ext.compiler import compiles
 
 from rosey_rowstore.engine import sqlite_functions
 from rosey_rowstore.migrations import snapshot
@@ -36,6 +37,20 @@ _PRAGMAS: Final = frozenset(
         "read_uncommitted",
     }
 )
+
+
+@compiles(sa.Uuid, "sqlite")
+def _uuid(*_: Any, **__: Any) -> str:
+    """As rows keep it; SQLAlchemy's own way, 32 letters without dashes, would not be served as one."""
+    return Uuid.sqlite
+
+
+@compiles(sa.Numeric, "sqlite")
+def _numeric(element: sa.Numeric[Any], compiler: Any, **options: Any) -> str:
+    """Exact, as on Postgres: a NUMERIC of SQLite's is a float."""
+    if isinstance(element, sa.Float):
+        return str(getattr(compiler, f"visit_{element.__visit_name__}")(element, **options))
+    return Decimal(element.precision, element.scale).sqlite
 
 
 class SqliteTarget:
