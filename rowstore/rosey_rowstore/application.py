@@ -12,18 +12,20 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from rosey_rowstore.databases.base import Database, StaleSchemaError, Work
+from rosey_rowstore.databases import database_for
+from rosey_rowstore.databases.base import StaleSchemaError, Work
 from rosey_rowstore.databases.describe import describe, summaries
 from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.engine.model import Limits, Plan, Table
+from rosey_rowstore.events import Events
+from rosey_rowstore.migrations.calls import MigrationCalls
 from rosey_rowstore.plugins import Plugins
 from rosey_rowstore.protocol import (
     MESSAGE_ID_HEADER,
     OPERATIONS,
+    ApplyRequest,
     ChangesReply,
     DefineRequest,
     DescribeRequest,
@@ -31,6 +33,8 @@ from rosey_rowstore.protocol import (
     EmptyReply,
     Fault,
     ListRequest,
+    RollbackRequest,
+    StatusRequest,
     check_identifier,
     check_plugin,
     decode_request,
@@ -64,15 +68,22 @@ class Application:
             plugin, `sqlite::memory:`.
         plugins: What `plugins.toml` says.
         provision: Make an unknown plugin's storage on its first use, as in development.
+        allow_rollback: Migrations may be rolled back, for plugins that do not say it themselves.
 
     Raises:
         Fault: `invalid_request` when the URL is neither of Postgres nor of SQLite.
     """
 
-    def __init__(self, database_url: str, plugins: Plugins, *, provision: bool) -> None:
+    def __init__(
+        self, database_url: str, plugins: Plugins, *, provision: bool, allow_rollback: bool = True
+    ) -> None:
         self.database_url = database_url
+        self.events = Events()
         self._plugins = plugins
-        self._database = _database(database_url, may_provision=provision)
+        self._database = database_for(database_url, may_provision=provision)
+        self._migrations = MigrationCalls(
+            self._database, plugins, allow_rollback=allow_rollback, events=self.events
+        )
         self._looked_at: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._now: Callable[[], float] = time.monotonic  # the clock of the loops, of asyncio and of uvloop
@@ -81,6 +92,9 @@ class Application:
             ListRequest: self._list,
             DescribeRequest: self._describe,
             DropRequest: self._drop,
+            StatusRequest: self._migrate,
+            ApplyRequest: self._migrate,
+            RollbackRequest: self._migrate,
         }
 
     async def open(self) -> None:
@@ -93,6 +107,7 @@ class Application:
 
     async def close(self) -> None:
         """Answer what was taken, then let go of the database."""
+        await self._migrations.close()
         await self._database.close()
 
     async def handle(
@@ -182,13 +197,13 @@ class Application:
         request = decode_request(operation, payload)
         seconds = limits.statement_timeout
         message_id, digest = None, b""
-        if headers:
+        if tail.startswith("migrations."):
+            seconds = timeout_from_headers(headers, limits.migration_timeout)
+        elif headers:
             seconds = min(timeout_from_headers(headers, seconds), seconds)
             if operation.writes and (message_id := _message_id(headers)) is not None:
                 digest = _digest(tail, payload)
         handler = self._handlers.get(operation.request)
-        if handler is None and not tail.startswith("rows."):
-            raise Fault("invalid_request", f"{tail} is not served by this version.")
         deadline = self._now() + seconds
         return _Call(
             self._begin_task, plugin, tail, limits, request, handler, deadline, message_id, digest, reply
@@ -243,6 +258,9 @@ class Application:
         check_identifier(request.table, "table", "table")
         changes = await self._database.define(plugin, limits, request, deadline=deadline)
         return encode_reply(ChangesReply(changes=list(changes)))
+
+    async def _migrate(self, plugin: str, limits: Limits, request: Any, deadline: float) -> bytes:
+        return await self._migrations.answer(plugin, limits, request, deadline - self._now())
 
     async def _list(self, plugin: str, limits: Limits, request: ListRequest, deadline: float) -> bytes:
         del request, deadline
@@ -361,26 +379,6 @@ class _Call:
 def _settle(waiting: asyncio.Future[Reply], body: bytes, headers: dict[str, str] | None) -> None:
     if not waiting.done():
         waiting.set_result((body, headers))
-
-
-def _database(url: str, *, may_provision: bool) -> Database:
-    scheme = urlsplit(url).scheme
-    if scheme in ("postgresql", "postgres"):
-        # Late: who keeps rows in SQLite needs no driver for Postgres, and no time to load it.
-        from rosey_rowstore.databases.postgres.database import PostgresDatabase  # noqa: PLC0415
-
-        return PostgresDatabase(url, may_provision=may_provision)
-    if scheme == "sqlite":
-        from rosey_rowstore.databases.sqlite.database import SqliteDatabase  # noqa: PLC0415 - as above
-
-        place = url.partition(":")[2].removeprefix("//")
-        if place:
-            return SqliteDatabase(None if place == ":memory:" else Path(place), may_provision=may_provision)
-    raise Fault(
-        "invalid_request",
-        "The database URL names neither Postgres nor SQLite.",
-        hint="As postgresql://user@host/database, sqlite:FOLDER or sqlite::memory:.",
-    )
 
 
 def _unknown_operation(tail: str) -> Fault:

@@ -35,6 +35,8 @@ __all__ = [
     "RollbackReply",
     "RollbackRequest",
     "RowsReply",
+    "RunningMigration",
+    "RunningStep",
     "SearchRequest",
     "SelectRequest",
     "StatusReply",
@@ -343,13 +345,37 @@ class RanMigration:
 
 
 @frozen(kw_only=True)
+class RunningStep:
+    """A revision of a run under way; `state` is `waiting`, `running` or `done`, `seconds` what it took."""
+
+    revision: str
+    message: str
+    state: str
+    seconds: float | None = None
+
+
+@frozen(kw_only=True)
+class RunningMigration:
+    """A run under way: `direction` is `apply` or `rollback`, `who` asked for it, `started_at` in UTC."""
+
+    direction: str
+    who: str
+    started_at: str
+    steps: list[RunningStep]
+
+
+@frozen(kw_only=True)
 class StatusReply:
-    """Where the schema stands; `drift` is empty when it is what the migrations made."""
+    """Where the schema stands; `drift` is empty when it is what the migrations made.
+
+    `running` tells of a run that has not ended, whoever began it; nothing of it counts before its end.
+    """
 
     current: str | None
     pending: list[PendingMigration]
     applied: list[AppliedMigration]
     drift: list[str]
+    running: RunningMigration | None = None
 
 
 @frozen(kw_only=True)

@@ -59,7 +59,7 @@ async def ask(
         ("p", ("rows.insert", b"{", None), "invalid_json"),
         ("p", ("rows.insert", [1], None), "invalid_request"),
         ("p", ("rows.instert", {}, None), "invalid_request"),
-        ("p", ("migrations.status", {}, None), "invalid_request"),
+        ("p", ("migrations.apply", {"target": 1}, None), "invalid_request"),
         ("P!", ("rows.select", {"table": "t"}, None), "invalid_name"),
         ("x_owner", ("rows.select", {"table": "t"}, None), None),
         ("norows", ("rows.select", {"table": "t"}, None), "not_provisioned"),

@@ -25,7 +25,7 @@ from rosey_rowstore.databases.postgres.counting import counted, counting, small_
 from rosey_rowstore.databases.postgres.errors import fault_of
 from rosey_rowstore.databases.postgres.lanes import PluginLanes
 from rosey_rowstore.databases.postgres.listener import Listener, announce
-from rosey_rowstore.databases.postgres.sessions import Service, connect
+from rosey_rowstore.databases.postgres.sessions import Service, connect, conninfo
 from rosey_rowstore.databases.postgres.text import detect_text
 from rosey_rowstore.engine.definitions import plan_definition, plan_drop
 from rosey_rowstore.engine.model import Dialect, Limits, Table
@@ -280,12 +280,31 @@ class PostgresDatabase:
 
     async def owner_session(self, name: str, limits: Limits, seconds: float) -> AsyncConnection[Any]:
         """Return a connection as the plugin's owner, whose statements may take `seconds`."""
-        if self._planner is None:
-            await self._ready()
-        found = await self._find_logins(self._known(name, limits))
+        found = await self.find_logins(name, limits)
         return await connect(
             self._dsn, found.owner, _session(name, limits, seconds), name=f"rosey {name} definition"
         )
+
+    async def find_logins(self, name: str, limits: Limits) -> logins.Logins:
+        """Return the plugin's logins, made on first use where that is allowed; else `not_provisioned`."""
+        if self._planner is None:
+            await self._ready()
+        return await self._find_logins(self._known(name, limits))
+
+    async def owner_conninfo(self, name: str, limits: Limits, seconds: float) -> str:
+        """Return the DSN by which a child connects as the plugin's owner, for a run of so many seconds."""
+        found = await self.find_logins(name, limits)
+        limit = f"{int((seconds + 5) * 1000)}ms"
+        settings = {
+            **_session(name, limits, seconds),
+            "idle_in_transaction_session_timeout": limit,
+            "client_connection_check_interval": "1s",  # a killed child's statement ends, too
+        }
+        return conninfo(self._dsn, found.owner, settings, name=f"rosey {name} migration")
+
+    async def service_session(self, name: str) -> AsyncConnection[Any]:
+        """Return a connection of the service's own, for what takes longer than a request."""
+        return await connect(self._dsn, None, {"statement_timeout": "30s", "lock_timeout": "5s"}, name=name)
 
     def changed(self, name: str) -> None:
         """Look at the plugin's catalog again before its next request."""

@@ -18,11 +18,11 @@ from rosey_rowstore.databases.postgres import replies
 from rosey_rowstore.engine.model import Limits
 from rosey_rowstore.protocol import Fault, owned_name
 
-__all__ = ["PRIVATE_SCHEMA", "Login", "Logins", "check_rows_plugin", "find_logins", "provision"]
+__all__ = ["LOCK_SPACE", "PRIVATE_SCHEMA", "Login", "Logins", "check_rows_plugin", "find_logins", "provision"]
 
 PRIVATE_SCHEMA: Final = "rosey_service"
 _OWNER: Final = "_owner"
-_LOCK_SPACE: Final = 0x526F7365  # "Rose": the first half of every advisory lock of this service
+LOCK_SPACE: Final = 0x526F7365  # "Rose": the first half of every advisory lock of this service
 
 _CONNECTIONS: Final = {"rows": 32, "owner": 8}
 """What a role may hold at once: three lanes and one definition a process, over several processes."""
@@ -88,7 +88,7 @@ async def provision(connection: AsyncConnection[Any], plugin: str, limits: Limit
     try:
         async with connection.transaction():
             # One lock for all plugins: they write the same private table and the same catalog.
-            await connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", (_LOCK_SPACE,))
+            await connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", (LOCK_SPACE,))
             await _private_schema(connection)
             found = await find_logins(connection, plugin)
             if found is None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -109,6 +112,21 @@ class SqliteDatabase:
             return self._place
         return self._place / f"{plugin}.sqlite3"
 
+    @asynccontextmanager
+    async def as_file(self, plugin: str) -> AsyncIterator[Path]:
+        """Give the plugin's database as a file that another process can open.
+
+        A database in memory is copied out and, at the end, back; its requests wait meanwhile.
+        """
+        file = await self._file(plugin)
+        if file.path is not None:
+            yield file.path
+            return
+        with tempfile.TemporaryDirectory(prefix="rosey-") as folder:
+            path = Path(folder) / f"{plugin}.sqlite3"
+            async with file.lent(path):
+                yield path
+
     async def tables(
         self, plugin: str, limits: Limits, *, stale: Mapping[str, Table] | None = None
     ) -> Mapping[str, Table]:
@@ -192,6 +210,7 @@ class _File:
 
     def __init__(self, plugin: str, path: Path | None) -> None:
         self._plugin, self._path = plugin, path
+        self._lending = asyncio.Lock()
         self._schema = Schema()
         self._writes: Items = queue.SimpleQueue()
         self._reads: Items = queue.SimpleQueue()
@@ -225,6 +244,37 @@ class _File:
         for number, connection in enumerate(others, 1):
             name = f"{self._plugin} reader {number}"
             self._threads.append(start(name, reader, self._reads, connection, self._schema))
+
+    @property
+    def path(self) -> Path | None:
+        """Where it is; None in memory."""
+        return self._path
+
+    @asynccontextmanager
+    async def lent(self, path: Path) -> AsyncIterator[None]:
+        """Copy the database in memory to `path`, and back at the end; its one thread waits meanwhile."""
+        loop = asyncio.get_running_loop()
+        given, back = asyncio.Event(), threading.Event()
+
+        def lend(connection: FileConnection) -> None:
+            with contextlib.closing(sqlite3.connect(path)) as copy:
+                connection.raw.backup(copy)
+            loop.call_soon_threadsafe(given.set)
+            back.wait()
+            with contextlib.closing(sqlite3.connect(path)) as copy:
+                copy.backup(connection.raw)
+
+        async with self._lending:
+            lending = asyncio.ensure_future(self.call(lend, float("inf")))
+            waiting = asyncio.ensure_future(given.wait())
+            try:
+                await asyncio.wait((lending, waiting), return_when=asyncio.FIRST_COMPLETED)
+                if not lending.done():
+                    yield
+            finally:
+                back.set()
+                waiting.cancel()
+                await lending
 
     def submit(self, work: Work, answer: Answer) -> None:
         """Hand work to its thread; `answer` gets the reply's bytes, on the event loop."""
