@@ -1,7 +1,8 @@
 """One fast connection to NATS for everything a plugin sends, KV and rows alike."""
 
+from rosey_kvstore.connection.bulk import Batch
 from rosey_kvstore.connection.client import Message, Reply
 from rosey_kvstore.connection.connection import Connection, Subscription
 from rosey_kvstore.connection.errors import Interrupted, NoResponders
 
-__all__ = ["Connection", "Interrupted", "Message", "NoResponders", "Reply", "Subscription"]
+__all__ = ["Batch", "Connection", "Interrupted", "Message", "NoResponders", "Reply", "Subscription"]

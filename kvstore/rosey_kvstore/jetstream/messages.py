@@ -13,6 +13,7 @@ from rosey_kvstore.errors import InternalError
 from rosey_kvstore.ttl import parse_ttl_header
 
 __all__ = [
+    "DEAD_HEADERS",
     "EXPIRES",
     "TOKEN",
     "block_of",
@@ -24,7 +25,6 @@ __all__ = [
     "place_of",
     "record_of_reply",
     "sequence_of",
-    "stored_at",
     "stored_of",
     "ttl_lines",
 ]
@@ -40,7 +40,10 @@ _PLACE: Final = re.compile(
     rb"Nats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r]*)\r\n"
 )
 _DELETED: Final = b"\r\nKV-Operation:"
+_DELETES: Final = (b"DEL", b"PURGE")
 _MARKER: Final = b"\r\nNats-Marker-Reason:"
+# Without one of these no message is dead.
+DEAD_HEADERS: Final = (_DELETED, _MARKER)
 
 
 def field(block: bytes, name: bytes) -> bytes | None:
@@ -54,7 +57,11 @@ def field(block: bytes, name: bytes) -> bytes | None:
 
 def is_dead(block: bytes | None) -> bool:
     """Say whether a message is a delete, purge or expiry marker."""
-    return block is not None and (_DELETED in block or _MARKER in block)
+    if block is None:
+        return False
+    if _DELETED in block and field(block, b"KV-Operation") in _DELETES:
+        return True
+    return _MARKER in block
 
 
 def operation_of(block: bytes | None) -> Operation:
@@ -90,13 +97,6 @@ def stored_of(key: str, data: bytes, block: bytes) -> Stored:
     _, revision, time = place_of(block)
     created = moment(time.decode())
     expires = _expires(created, block) if b"\r\nNats-TTL:" in block else None
-    return Stored(key=key, data=data, revision=revision, created=created, expires=expires)
-
-
-def stored_at(key: str, data: bytes, block: bytes | None, revision: int, nanoseconds: int) -> Stored:
-    """Return a live value from what a consumer pushed, which tells revision and time by itself."""
-    created = moment_of(nanoseconds)
-    expires = _expires(created, block) if block is not None and b"\r\nNats-TTL:" in block else None
     return Stored(key=key, data=data, revision=revision, created=created, expires=expires)
 
 
