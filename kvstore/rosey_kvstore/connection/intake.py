@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Self
+from typing import Self, cast
 
 from nats.aio.transport import TcpTransport, Transport
 
@@ -49,9 +49,9 @@ class Intake(asyncio.Protocol):
         reader, writer = transport._io_reader, transport._io_writer  # noqa: SLF001 - held by a test
         if reader is None or writer is None or writer.is_closing():
             return None
-        socket = writer.transport
+        socket = cast(asyncio.Transport, writer.transport)  # uvloop's are none by name
         former = socket.get_protocol()
-        if not isinstance(former, asyncio.Protocol) or not isinstance(socket, asyncio.Transport):
+        if not isinstance(former, asyncio.Protocol):
             return None
         intake = cls(parser, wanted, former)
         socket.set_protocol(intake)

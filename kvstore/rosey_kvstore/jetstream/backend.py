@@ -429,22 +429,19 @@ class JetStreamBackend:
         """Read a small bucket in one go: a third of the time that asking for its keys takes."""
         found: dict[str, bytes | None] = {}
 
+        def take(tail: str, data: bytes, block: bytes | None) -> None:
+            key = decode_key(tail)
+            if key is not None and key.startswith(prefix):
+                found[key] = None if is_dead(block) else data
+
         def receive(batch: Batch) -> None:
             for tail, data, block in batch:
-                key = decode_key(tail.decode("utf-8", "replace"))
-                if key is not None and key.startswith(prefix):
-                    found[key] = None if is_dead(block) else data
+                take(tail.decode("utf-8", "replace"), data, block)
 
-        state = info["state"]
+        last, messages = int(info["state"]["last_seq"]), int(info["state"]["messages"])
         tail = await self._listing.filter_of(prefix)
-        await scan(
-            self.api,
-            tail,
-            int(state["last_seq"]),
-            receive,
-            expect=int(state["messages"]),
-            headers_only=False,
-        )
+        if not await scan(self.api, tail, last, receive, expect=messages, headers_only=False):
+            await messages_of(self.api, tail, take, start=last + 1)
         return [(key, data) for key, data in sorted(found.items()) if data is not None]
 
     def _fetch(self, keys: Sequence[str]) -> asyncio.Task[Mapping[str, Stored]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import re
 from functools import lru_cache
@@ -85,11 +86,11 @@ def place_of(block: bytes) -> tuple[str, int, bytes]:
     """Return subject, revision and time of a message from direct get: the server writes them last."""
     found = _PLACE.search(block)
     if found is not None:
-        return found[1].decode(), int(found[2]), found[3]
+        return found[1].decode("utf-8", "replace"), int(found[2]), found[3]
     subject, time = field(block, b"Nats-Subject"), field(block, b"Nats-Time-Stamp")
     if subject is None or time is None:
         raise InternalError("JetStream's answer cannot be read.")
-    return subject.decode(), sequence_of(block), time
+    return subject.decode("utf-8", "replace"), sequence_of(block), time
 
 
 def stored_of(key: str, data: bytes, block: bytes) -> Stored:
@@ -107,7 +108,10 @@ def moment_of(nanoseconds: int) -> dt.datetime:
 
 def _expires(created: dt.datetime, block: bytes) -> dt.datetime | None:
     if (exact := field(block, EXPIRES.encode())) is not None:
-        return moment(exact.decode())
+        # Another program may have written anything there; the TTL then stands as the server keeps it.
+        with contextlib.suppress(ValueError):
+            if (expires := moment(exact.decode())).tzinfo is not None:
+                return expires
     if (ttl := field(block, b"Nats-TTL")) is None:
         return None
     seconds = parse_ttl_header(ttl.decode("ascii", "replace"))

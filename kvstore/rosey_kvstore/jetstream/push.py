@@ -131,7 +131,8 @@ class PushConsumer:
             return
         if self._receive is None:
             return
-        self._receive(subject.decode()[self._skip :], data, block, place_of_reply(reply))
+        # A subject that is no UTF-8 was put by hand; it is no key, and no reason to stop.
+        self._receive(subject.decode("utf-8", "replace")[self._skip :], data, block, place_of_reply(reply))
 
     def _control(self, reply: bytes, block: bytes) -> None:
         # Flow control is answered at once: what waits here is bounded by its reader, and said aloud.

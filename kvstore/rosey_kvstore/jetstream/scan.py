@@ -28,6 +28,7 @@ class _Scan:
         self._receive = receive
         self._got = 0
         self._promised = -1
+        self._newest: bytes = b""  # the reply subject of the last message
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._consumer = PushConsumer(api, receive_many=self._take, denied=self._fail)
 
@@ -49,20 +50,25 @@ class _Scan:
             if not self._done.cancel() and not self._done.cancelled():
                 self._done.exception()  # looked at, where opening failed before it was awaited
             await self._consumer.close()
-        return self._got >= self._promised
+        # One that was removed and one that came instead count the same: none may be newer than asked for.
+        newest = self._newest_revision()
+        return self._promised == 0 or (self._got == self._promised and 0 < newest <= self._last)
 
     def _take(self, batch: Batch) -> None:
         if self._done.done():
             return
         self._receive(batch)
         self._got += len(batch)
-        self._check(batch.reply)
+        self._newest = batch.reply
+        self._check()
 
-    def _check(self, reply: bytes = b"") -> None:
-        if (self._got >= self._promised >= 0 or (reply and place_of_reply(reply)[0] > self._last)) and (
-            not self._done.done()
-        ):
+    def _check(self) -> None:
+        complete = self._got >= self._promised >= 0
+        if (complete or self._newest_revision() > self._last) and not self._done.done():
             self._done.set_result(None)
+
+    def _newest_revision(self) -> int:
+        return place_of_reply(self._newest)[0] if self._newest else 0
 
     def _fail(self, error: Exception) -> None:
         if not self._done.done():
@@ -111,7 +117,8 @@ async def scan(
             few keys have more than one.
 
     Returns:
-        Whether nothing was removed on the way. Otherwise a key that was written meanwhile may be missing.
+        Whether that was all. Otherwise something was written on the way, and what comes after `last` has to
+        be looked at as well: what is written anew goes from where it stood to the end.
 
     Raises:
         StorageTimeout: Nothing more came for the time that a call may take.
