@@ -4,5 +4,15 @@ from rosey_kvstore.connection.bulk import Batch
 from rosey_kvstore.connection.client import Message, Reply
 from rosey_kvstore.connection.connection import Connection, Subscription
 from rosey_kvstore.connection.errors import Interrupted, NoResponders
+from rosey_kvstore.connection.headers import encode_headers
 
-__all__ = ["Batch", "Connection", "Interrupted", "Message", "NoResponders", "Reply", "Subscription"]
+__all__ = [
+    "Batch",
+    "Connection",
+    "Interrupted",
+    "Message",
+    "NoResponders",
+    "Reply",
+    "Subscription",
+    "encode_headers",
+]

@@ -76,13 +76,13 @@ class UpsertRequest:
 
 @frozen(kw_only=True)
 class SelectRequest:
-    """A page of rows; `columns` None gives all of them."""
+    """A page of rows; `columns` None gives all of them, `limit` None 100 or as many as the plugin may."""
 
     table: str
     where: Row = field(factory=dict)
     columns: list[str] | None = None
     order_by: list[str] = field(factory=list)
-    limit: int = 100
+    limit: int | None = None
     cursor: str | None = None
 
 
@@ -95,7 +95,7 @@ class SearchRequest:
     columns: list[str] | None = None
     where: Row = field(factory=dict)
     order_by: list[str] = field(factory=list)
-    limit: int = 100
+    limit: int | None = None
     cursor: str | None = None
 
 
@@ -108,7 +108,7 @@ class AggregateRequest:
     where: Row = field(factory=dict)
     group_by: list[str] = field(factory=list)
     order_by: list[str] = field(factory=list)
-    limit: int = 100
+    limit: int | None = None
 
 
 @frozen(kw_only=True)

@@ -11,6 +11,7 @@ from attrs import define, field
 from psycopg import AsyncConnection
 
 from rosey_rowstore.databases.base import (
+    Answer,
     Size,
     StaleSchemaError,
     Work,
@@ -20,6 +21,7 @@ from rosey_rowstore.databases.base import (
 )
 from rosey_rowstore.databases.postgres import catalog, logins
 from rosey_rowstore.databases.postgres.connections import Connections
+from rosey_rowstore.databases.postgres.counting import counted, counting, small_tables
 from rosey_rowstore.databases.postgres.errors import fault_of
 from rosey_rowstore.databases.postgres.lanes import PluginLanes
 from rosey_rowstore.databases.postgres.listener import Listener, announce
@@ -181,6 +183,14 @@ class PostgresDatabase:
             assert known.tables is not None  # noqa: S101 - reflected above
             return known.tables
 
+    def known_tables(self, plugin: str, limits: Limits) -> Mapping[str, Table] | None:
+        """Return the plugin's tables when they are known and fresh."""
+        known = self._plugins.get(plugin)
+        if known is None or known.tables is None or not self._fresh(known):
+            return None
+        known.limits = limits
+        return known.tables
+
     def _fresh(self, plugin: _Plugin) -> bool:
         if plugin.reflected_epoch != plugin.epoch:
             return False
@@ -204,9 +214,17 @@ class PostgresDatabase:
 
     async def run(self, plugin: str, limits: Limits, work: Work) -> bytes:
         """Run a plan on one of the plugin's lanes."""
+        self._refuse_when_closed()
+        return await self._known(plugin, limits).lanes.submit(work)
+
+    def start(self, plugin: str, limits: Limits, work: Work, answer: Answer) -> None:
+        """Run a plan on one of the plugin's lanes, without a task."""
+        self._refuse_when_closed()
+        self._known(plugin, limits).lanes.submit_to(work, answer)
+
+    def _refuse_when_closed(self) -> None:
         if self._closed:
             raise Fault("unavailable", "The row service is stopping.", hint="Ask again in a moment.")
-        return await self._known(plugin, limits).lanes.submit(work)
 
     async def define(
         self, plugin: str, limits: Limits, request: DefineRequest, *, deadline: float
@@ -227,10 +245,18 @@ class PostgresDatabase:
             await definition.execute(plan_drop(table, Dialect.POSTGRES), (table,))
 
     async def sizes(self, plugin: str, limits: Limits) -> Mapping[str, Size]:
-        """Return the server's estimates of the plugin's tables."""
+        """Return the server's estimates of the plugin's tables, and of small ones the count."""
         await self.tables(plugin, limits)
         async with self._service.use() as connection:
-            return await catalog.sizes(connection, owned_name(plugin))
+            found = await catalog.sizes(connection, owned_name(plugin))
+        small = small_tables(found)
+        if not small:
+            return found
+        deadline = asyncio.get_running_loop().time() + limits.statement_timeout
+        try:
+            return counted(found, await self.run(plugin, limits, counting(small, deadline)))
+        except (Fault, StaleSchemaError):  # one went away meanwhile, or all are busy: estimates will do
+            return found
 
     async def turn_to_define(self, name: str, limits: Limits, deadline: float) -> asyncio.Lock:
         """Take this process's turn to define: the owner's login has few connections.

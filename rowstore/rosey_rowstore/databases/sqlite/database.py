@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
-from rosey_rowstore.databases.base import Size, Work, as_before, check_references, check_unreferenced
+from rosey_rowstore.databases.base import (
+    Answer,
+    Size,
+    Work,
+    as_before,
+    check_references,
+    check_unreferenced,
+)
 from rosey_rowstore.databases.sqlite import catalog
 from rosey_rowstore.databases.sqlite.connection import REPLIES_DDL, FileConnection
 from rosey_rowstore.databases.sqlite.errors import fault_of
@@ -113,11 +120,24 @@ class SqliteDatabase:
         assert file.tables is not None  # noqa: S101 - reflected above
         return file.tables
 
+    def known_tables(self, plugin: str, limits: Limits) -> Mapping[str, Table] | None:
+        """Return the plugin's tables when its file is open and was reflected."""
+        del limits
+        file = self._files.get(plugin)
+        return None if file is None else file.tables
+
     async def run(self, plugin: str, limits: Limits, work: Work) -> bytes:
         """Run a plan on the file's writer or one of its readers."""
         del limits
         file = self._files.get(plugin) or await self._file(plugin)
-        return await file.submit(work)
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        file.submit(work, answer)
+        return await answer
+
+    def start(self, plugin: str, limits: Limits, work: Work, answer: Answer) -> None:
+        """Hand a plan to the file's writer or one of its readers."""
+        del limits
+        self._files[plugin].submit(work, answer)
 
     async def define(
         self, plugin: str, limits: Limits, request: DefineRequest, *, deadline: float
@@ -206,14 +226,12 @@ class _File:
             name = f"{self._plugin} reader {number}"
             self._threads.append(start(name, reader, self._reads, connection, self._schema))
 
-    def submit(self, work: Work) -> asyncio.Future[bytes]:
-        """Hand work to its thread; the future has the reply's bytes."""
+    def submit(self, work: Work, answer: Answer) -> None:
+        """Hand work to its thread; `answer` gets the reply's bytes, on the event loop."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bytes] = loop.create_future()
         self._refuse_when_closed()
         items = self._writes if work.plan.writes else self._reads
         items.put(Job(work, _on_threads(loop, work.deadline), loop, answer))
-        return answer
 
     async def call(
         self, function: Callable[[FileConnection], T], deadline: float, *, reading: bool = False
