@@ -6,13 +6,23 @@ server can filter by what stands before it.
 
 from __future__ import annotations
 
+import binascii
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
 from rosey_kvstore.errors import InvalidName, TypeMismatch
 
-__all__ = ["EDGE_DOT", "MAX_ENCODED", "check_prefix", "decode_key", "encode_key", "filter_tokens"]
+__all__ = [
+    "EDGE_DOT",
+    "MAX_ENCODED",
+    "check_prefix",
+    "decode_key",
+    "decode_keys",
+    "encode_key",
+    "filter_tokens",
+]
 
 MAX_ENCODED: Final = 512
 EDGE_DOT: Final = "=2E"
@@ -22,6 +32,12 @@ _KEPT: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0
 _BYTES: Final = tuple(chr(byte) if byte in _KEPT else f"={byte:02X}" for byte in range(256))
 _LONE_DOT: Final = re.compile(r"(?<=[^.])\.(?=[^.])")
 _ESCAPE: Final = re.compile(rb"=([0-9A-F]{2})")
+# What may stand in many keys at once, a line each: with these escapes a key is written in one way only,
+# whatever stands around them. Of a dot that depends on its neighbours, and a line break would make two keys
+# of one.
+_ORDINARY: Final = bytes(_KEPT) + b".\n"
+_CERTAIN: Final = frozenset(b"%02X" % byte for byte in range(256) if byte not in _ORDINARY)
+_EMPTY_TOKENS: Final = (b"..", b".\n", b"\n.", b"\n\n")  # no key has a token without a character
 
 
 def encode_key(key: str) -> str:
@@ -73,6 +89,37 @@ def decode_key(encoded: str) -> str | None:
         return key if encode_key(key) == encoded else None
     except (UnicodeError, InvalidName):
         return None
+
+
+def decode_keys(tails: Sequence[str]) -> list[str]:
+    """Return the keys of subjects' tails, in their order; those that no key is written so are left out.
+
+    The same as `decode_key` of each, in one pass over all of them: a listing of 10,000 keys with a colon
+    would take longer to decode one by one than to fetch.
+    """
+    if tails and max(map(len, tails)) <= MAX_ENCODED:
+        joined = "\n".join(tails).encode("utf-8", "replace")
+        edges = joined[:1] + joined[-1:]
+        if len(edges) == 2 and not any(end in b".\n" for end in edges) and _certain(joined):
+            try:
+                # Quoted-printable's escapes are ours; what else it knows has no way in.
+                return binascii.a2b_qp(joined).decode("utf-8").split("\n")
+            except UnicodeDecodeError:
+                pass
+    return [key for tail in tails if (key := decode_key(tail)) is not None]
+
+
+def _certain(joined: bytes) -> bool:
+    """Whether each line is a key as it is written in one way only."""
+    if any(token in joined for token in _EMPTY_TOKENS):
+        return False
+    special = joined.translate(None, _ORDINARY)
+    if special.strip(b"="):
+        return False
+    # A colon is what nearly all of them have.
+    if len(special) == joined.count(b"=3A"):
+        return True
+    return {part[:2] for part in joined.split(b"=")[1:]} <= _CERTAIN
 
 
 def check_prefix(prefix: str) -> str:

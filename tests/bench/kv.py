@@ -170,7 +170,7 @@ async def fill(kv: KV, count: int) -> None:
 
 
 def name(number: int) -> str:
-    return f"room.{number % 100:03d}.user{number}"
+    return f"room.{number % 100:03d}.user:{number}"
 
 
 def fresh(bench: Bench) -> KV:

@@ -20,7 +20,7 @@ from rosey_kvstore.jetstream.messages import DEAD_HEADERS, is_dead, sequence_of
 from rosey_kvstore.jetstream.messages import field as header
 from rosey_kvstore.jetstream.reading import last_of, messages_of
 from rosey_kvstore.jetstream.scan import scan
-from rosey_kvstore.keys import decode_key, filter_tokens
+from rosey_kvstore.keys import decode_keys, filter_tokens
 
 __all__ = ["EDGE_DOTS", "Listing"]
 
@@ -39,7 +39,6 @@ _SMALL: Final = 2 * 1024 * 1024
 # An operator may remove a single message of a stream by hand, which nothing tells; after this many
 # seconds everything is read anew.
 _MAX_AGE: Final = 60.0
-_ORDINARY: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_/-.\n"
 
 
 @define
@@ -81,7 +80,7 @@ class _View:
         """Return the live keys as text, in the order of their code points."""
         if self.keys is None:
             dead = self.dead
-            self.keys = _decoded([tail for tail in self.subjects if tail not in dead])
+            self.keys = sorted(decode_keys([tail for tail in self.subjects if tail not in dead]))
         return self.keys
 
 
@@ -233,13 +232,6 @@ def _figures(info: dict[str, Any]) -> tuple[Any, ...]:
         state["first_seq"],
         state.get("num_subjects"),
     )
-
-
-def _decoded(tails: list[str]) -> list[str]:
-    # One pass over all is faster than one per key, and nearly always enough.
-    if not "\n".join(tails).encode().translate(None, _ORDINARY):
-        return sorted(tails)
-    return sorted(key for tail in tails if (key := decode_key(tail)) is not None)
 
 
 def _text(tails: list[bytes]) -> list[str]:

@@ -9,7 +9,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from rosey_kvstore.errors import InvalidName, TypeMismatch
-from rosey_kvstore.keys import MAX_ENCODED, decode_key, encode_key, filter_tokens
+from rosey_kvstore.keys import MAX_ENCODED, decode_key, decode_keys, encode_key, filter_tokens
 
 TEXT = st.text(
     st.sampled_from("ab.:= ü/") | st.characters(exclude_categories=("Cs",)), min_size=1, max_size=40
@@ -48,6 +48,29 @@ def test_there_and_back(key: str) -> None:
         assume(False)
     assert re.fullmatch(r"[A-Za-z0-9_/=-]+(\.[A-Za-z0-9_/=-]+)*", encoded)
     assert decode_key(encoded) == key
+
+
+TAILS = st.one_of(
+    TEXT.filter(lambda key: len(key.encode()) * 3 <= MAX_ENCODED).map(encode_key),
+    st.from_regex(r"[a=.3AEFd\-]{0,12}", fullmatch=True),
+    st.text(max_size=8).filter(lambda text: "\n" not in text),
+)
+
+
+@given(st.lists(TAILS, max_size=8))
+@example([])
+@example([""])
+@example(["a", "", "b"])
+@example(["a=3Ab", "a=3ab"])
+@example(["a=0Ab", "c"])
+@example(["=C3", "=BC"])
+@example(["a.", "b"])
+@example(["a", ".b"])
+@example(["a=3D3A", "b=3D"])
+@example(["x" * (MAX_ENCODED + 1), "y=3A"])
+def test_many_at_once_are_as_each_alone(tails: list[str]) -> None:
+    """Decoding a list gives what decoding each of it gives, whatever was put by hand."""
+    assert decode_keys(tails) == [key for tail in tails if (key := decode_key(tail)) is not None]
 
 
 @given(TEXT, TEXT)
