@@ -44,10 +44,12 @@ _MEMBERS: Final[LiteralString] = """
 
 
 async def provisioned_plugins(connection: AsyncConnection[Any]) -> list[str]:
-    """Return the plugins that have anything in this database: a schema, a password or a role."""
+    """Return the plugins that have anything in this database: a schema, or a password kept.
+
+    Roles are the whole server's, so they tell nothing of one database.
+    """
     names = {row[0] for row in await (await connection.execute(_SCHEMAS)).fetchall()}
     names |= {role for role, _ in await _passwords(connection)}
-    names |= {row[0] for row in await (await connection.execute(_ROLES)).fetchall()}
     return sorted({name.removeprefix("plugin_").removesuffix("_owner") for name in names})
 
 
