@@ -20,7 +20,7 @@ from rosey_rowstore.databases.base import Database, StaleSchemaError, Work
 from rosey_rowstore.databases.describe import describe, summaries
 from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.engine.model import Limits, Plan
-from rosey_rowstore.plugins import Plugins
+from rosey_rowstore.plugins import KnownPlugins
 from rosey_rowstore.protocol import (
     MESSAGE_ID_HEADER,
     OPERATIONS,
@@ -66,7 +66,7 @@ class Application:
         Fault: `invalid_request` when the URL is neither of Postgres nor of SQLite.
     """
 
-    def __init__(self, database_url: str, plugins: Plugins, *, provision: bool) -> None:
+    def __init__(self, database_url: str, plugins: KnownPlugins, *, provision: bool) -> None:
         self.database_url = database_url
         self._plugins = plugins
         self._database = _database(database_url, may_provision=provision)
