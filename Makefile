@@ -32,7 +32,7 @@ install: $(READY) ## Set up the virtual environment (every other target does it 
 .PHONY: demo
 demo: $(READY) ## Run the quotes plugin on a real NATS server, PostgreSQL and row service.
 	@ROSEY_DEMO_DATA=$$(mktemp -d); trap 'rm -rf "$$ROSEY_DEMO_DATA"' EXIT; \
-	$(BIN)/rosey-storage dev --data "$$ROSEY_DEMO_DATA" -- $(BIN)/python docs/examples/quotes/demo.py
+	$(BIN)/rosey-storage dev --data "$$ROSEY_DEMO_DATA" --plugins docs/examples/plugins.toml -- $(BIN)/python docs/examples/quotes/demo.py
 
 .PHONY: test
 test: $(READY) ## Run the tests: fast ones first, then those on real servers (under 6 minutes).

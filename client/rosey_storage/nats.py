@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from rosey_kvstore.backend import Backend, BucketLimits
-from rosey_kvstore.connection import Connection, Interrupted, NoResponders
+from rosey_kvstore.connection import Connection, Interrupted, NoResponders, encode_headers
 from rosey_kvstore.errors import Unavailable
 from rosey_kvstore.jetstream import JetStreamBackend
 from rosey_rowstore.protocol import API_VERSION, owned_name
@@ -65,7 +66,9 @@ class NatsTransport:
         if connection is None:
             raise Unavailable("The storage is not open.")
         try:
-            reply = await connection.request(self._prefix + tail, payload, headers=headers, timeout=timeout)
+            reply = await connection.request_raw(
+                self._prefix + tail, payload, _header_block(*headers.items()), timeout
+            )
         except NoResponders as error:
             raise NotDelivered(
                 "The row service does not answer.",
@@ -79,3 +82,9 @@ class NatsTransport:
                 raise
             raise NotDelivered(error.message, hint=error.hint, retry_after=error.retry_after) from error
         return reply.data
+
+
+@lru_cache(maxsize=64)
+def _header_block(*headers: tuple[str, str]) -> bytes:
+    """Return the headers as bytes: most requests have the same."""
+    return encode_headers(dict(headers))

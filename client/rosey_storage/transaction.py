@@ -35,6 +35,7 @@ Made = TypeVar("Made")
 class Written:
     """What one write of a transaction did, known once the block has ended."""
 
+    _plugin: str = field(repr=False)
     _reply: RowsReply | None = field(default=None, init=False)
 
     @property
@@ -56,7 +57,10 @@ class Written:
     def _known(self) -> RowsReply:
         if self._reply is None:
             raise InvalidRequest(
-                "The transaction is not sent yet.", hint="Read the result after the `async with` block."
+                "The transaction has no results: it is not sent yet, or it failed.",
+                plugin=self._plugin,
+                operation=operations.ROWS_TRANSACT.tail,
+                hint="Read the result after the `async with` block.",
             )
         return self._reply
 
@@ -123,7 +127,7 @@ class Transaction:
             error.plugin, error.operation = self._calls.plugin, operations.ROWS_TRANSACT.tail
             error.path = f"operations[{len(self._writes)}]" + (f".{error.path}" if error.path else "")
             raise
-        written = Written()
+        written = Written(self._calls.plugin)
         self._results.append(written)
         return written
 
@@ -163,6 +167,17 @@ class TransactionTable:
     ) -> Written:
         """Add a row, or merge it into the one with the same `key`; `Written.row` is the row as stored."""
         return self._add(lambda: upsert_request(self.name, [row], key, merge))
+
+    def upsert_many(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        key: Sequence[str],
+        merge: Mapping[str, MergeRule] | None = None,
+        returning: bool = False,
+    ) -> Written:
+        """Upsert rows."""
+        return self._add(lambda: upsert_request(self.name, rows, key, merge, returning=returning))
 
     def update(
         self,

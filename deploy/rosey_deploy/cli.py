@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -26,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+_LONGEST_STATEMENT = 200
 
 
 class Database(StrEnum):
@@ -135,6 +138,10 @@ def _mount() -> None:
         from rosey_deploy.provision_commands import add_commands  # noqa: PLC0415 - --version starts without
 
         add_commands(app)
+    if not any(group.name == "migrations" for group in app.registered_groups):
+        from rosey_deploy.migration_commands import migrations_app  # noqa: PLC0415 - --help starts without it
+
+        app.add_typer(migrations_app, name="migrations")
     if importlib.util.find_spec("rosey_deploy.kv_commands") is None:
         return
     if any(group.name == "kv" for group in app.registered_groups):
@@ -150,5 +157,22 @@ def _tell(error: StorageError | Fault) -> None:
     place = f" (at {error.path})" if error.path else ""
     console.print(f"[bold red]{error.code}[/]", end=": ")
     console.print(f"{error.message}{place}", markup=False)
+    if place := _place(error.details):
+        console.print(f"  At: {place}", markup=False)
     if error.hint:
         console.print(f"  Hint: {error.hint}", markup=False)
+
+
+def _place(details: Mapping[str, Any]) -> str:
+    """Say where in a migration it went wrong."""
+    parts = [
+        f"{word}{details[name]}"
+        for name, word in (("revision", "revision "), ("line", "line "), ("sqlstate", "SQLSTATE "))
+        if details.get(name) is not None
+    ]
+    statement = " ".join(str(details.get("statement") or "").split())
+    if statement:
+        parts.append(
+            statement if len(statement) <= _LONGEST_STATEMENT else f"{statement[:_LONGEST_STATEMENT]}…"
+        )
+    return ", ".join(parts)

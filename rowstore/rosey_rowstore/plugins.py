@@ -18,6 +18,7 @@ __all__ = ["KnownPlugins", "Plugin", "Plugins", "parse_size"]
 
 _UNITS: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _SIZE: Final = re.compile(r"(\d{1,15})\s*(B|KiB|MiB|GiB)")
+_FLAGS: Final = ("kv", "rows", "inspector", "allow_rollback")
 _LONGEST_HISTORY: Final = 64  # JetStream's own
 _LARGEST: Final = 2**50
 
@@ -31,6 +32,8 @@ class Plugin:
         rows: It has tables.
         migrations: The folder of its migrations; None when none was given and the usual one is not there.
         inspector: It may call `storage.admin.>`.
+        allow_rollback: Its migrations may be rolled back; None for what the environment allows, which is
+            everywhere but in production.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Plugin:
     rows: bool = False
     migrations: Path | None = None
     inspector: bool = False
+    allow_rollback: bool | None = None
     limits: Limits = field(factory=Limits)
 
 
@@ -132,10 +136,8 @@ def _parse(document: Mapping[str, Any], path: Path) -> Plugins:
 
 def _parse_plugin(name: str, body: Mapping[str, Any], default_limits: Limits, folder: Path) -> Plugin:
     place = f"plugins.{name}"
-    _check_members(body, ("kv", "rows", "migrations", "inspector", "limits"), place)
-    flags = {
-        flag: _flag(body[flag], f"{place}.{flag}") for flag in ("kv", "rows", "inspector") if flag in body
-    }
+    _check_members(body, ("kv", "rows", "migrations", "inspector", "allow_rollback", "limits"), place)
+    flags = {flag: _flag(body[flag], f"{place}.{flag}") for flag in _FLAGS if flag in body}
     limits = _parse_limits(default_limits, _table(body, "limits", f"{place}.limits"), f"{place}.limits")
     migrations: Path | None = folder / name / "migrations"
     if "migrations" in body:

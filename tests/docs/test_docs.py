@@ -9,14 +9,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from sybil import Example
 from sybil.document import Document
 from sybil.parsers.markdown import CodeBlockParser
 
 from rosey_kvstore import KV, errors
-from rosey_rowstore.protocol import ERROR_NUMBERS
+from rosey_rowstore.engine.model import ColumnType, Limits
+from rosey_rowstore.plugins import parse_size
+from rosey_rowstore.protocol import ERROR_NUMBERS, OPERATIONS
 from rosey_storage import Storage, StorageError, Table, error_for_code
+from rosey_storage.migrations import Migrations
 from rosey_storage.testing import memory_storage
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +72,14 @@ def test_python_blocks_run(page, monkeypatch, tmp_path, capsys):
 
 def test_pages_with_code_have_code():
     """The pages that teach by example do."""
-    for name in ("README.md", "docs/kv.md", "docs/rows.md", "docs/development.md", "docs/settings.md"):
+    for name in (
+        "README.md",
+        "docs/kv.md",
+        "docs/rows.md",
+        "docs/migrations.md",
+        "docs/development.md",
+        "docs/settings.md",
+    ):
         assert "```python" in (ROOT / name).read_text(encoding="utf-8"), name
 
 
@@ -93,7 +104,9 @@ def test_the_error_tree_is_drawn():
 
 
 @pytest.mark.parametrize(
-    ("kind", "page"), [(KV, "kv.md"), (Table, "rows.md")], ids=["KV in kv.md", "Table in rows.md"]
+    ("kind", "page"),
+    [(KV, "kv.md"), (Table, "rows.md"), (Migrations, "migrations.md")],
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_every_public_method_is_shown(kind, page):
     """What a plugin author can call stands in the page on it."""
@@ -108,8 +121,37 @@ def test_storage_is_shown():
     """Every way into the storage stands in one of the pages."""
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name in dir(Storage):
-        if not name.startswith("_") and name not in ("open", "migrations", "close"):
+        if not name.startswith("_") and name not in ("open", "close"):
             assert f".{name}" in text, name
+
+
+def test_every_member_of_the_wire_is_listed():
+    """docs/wire.md has a row for every operation, with every member of its request and of its result."""
+    rows = dict(
+        re.findall(r"^\| `([a-z]+\.[a-z]+)` \| (.*)$", (DOCS / "wire.md").read_text("utf-8"), re.MULTILINE)
+    )
+    assert rows.keys() == OPERATIONS.keys()
+    for tail, operation in OPERATIONS.items():
+        for kind in (operation.request, operation.reply):
+            for member in attrs.fields(kind):
+                assert re.search(rf"\b{member.name}\b", rows[tail]), f"{tail} does not tell {member.name}"
+
+
+def test_every_type_is_explained():
+    """docs/rows.md says of every type how it is given and returned."""
+    text = (DOCS / "rows.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z]+)` \|", text, re.MULTILINE) == [kind.value for kind in ColumnType]
+
+
+def test_every_limit_is_listed():
+    """docs/settings.md names every limit with its default."""
+    text = (DOCS / "settings.md").read_text(encoding="utf-8")
+    block = text[text.index("[plugins.quotes.limits]") :].split("```", 1)[0]
+    listed = dict(re.findall(r"^(\w+) = (\"[^\"]+\"|[0-9.]+)", block, re.MULTILINE))
+    assert listed.keys() == {field.name for field in attrs.fields(Limits)}
+    for name, value in listed.items():
+        found = parse_size(value.strip('"'), name) if value.startswith('"') else float(value)
+        assert found == getattr(Limits(), name), name
 
 
 def test_links_lead_somewhere():

@@ -12,6 +12,7 @@ import random
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from plugin import QUOTATIONS, AlreadyVoted, QuotesPlugin
 from rich import box
@@ -24,6 +25,7 @@ from rich.text import Text
 from rosey_storage import Change, Storage, StorageError
 
 USERS = ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy"]
+PLUGINS = Path(__file__).parents[1] / "plugins.toml"
 ROUND_SECONDS = 4
 FIXED_COLUMNS = 82  # of both tables, without the two that give way
 SIDE_BY_SIDE = 110
@@ -34,12 +36,13 @@ console = Console(highlight=False)
 async def main() -> None:
     """Run every part in turn."""
     random.seed(42)  # the same show each time
-    async with Storage.connect("quotes") as storage:
+    # The row service knows the plugin's folder from its own plugins.toml; local mode from this one.
+    async with Storage.connect("quotes", plugins=PLUGINS) as storage:
         plugin = QuotesPlugin(storage)
-        await plugin.start()
         await plugin.kv.delete_many(prefix="game:")  # of a run before, where the data was kept
         console.rule("[bold]quotes[/bold], a plugin on Rosey's storage")
-        console.print(f"storage: {where(storage)}\n", style="dim")
+        console.print(f"storage: {where(storage)}", style="dim")
+        await show_migrations(plugin)
         await show_import(plugin)
         await show_votes(plugin)
         await show_leaderboard(plugin)
@@ -55,6 +58,21 @@ def where(storage: Storage) -> str:
     return (
         f"KV in the JetStream bucket plugin_quotes, rows by the row service, both at {storage.settings.url}"
     )
+
+
+async def show_migrations(plugin: QuotesPlugin) -> None:
+    """Bring the tables up to the plugin's version: a history of revisions, in one transaction a part."""
+    heading("Migrations", "the plugin's tables, made by Alembic revisions from its own folder")
+    started = time.perf_counter()
+    done = (await plugin.start()).applied
+    took = (time.perf_counter() - started) * 1000
+    applied = table("what the schema is made of", "revision", "ms", "what it does")
+    status = await plugin.migrations.status()
+    for step in status.applied:
+        applied.add_row(step.revision, f"{step.seconds * 1000:.1f}", one_line(step.message, 76))
+    console.print(applied)
+    drift = "; ".join(status.drift) or "none"
+    console.print(f"{len(done)} applied in {took:.0f} ms; stands at {status.current}; drift: {drift}.")
 
 
 async def show_import(plugin: QuotesPlugin) -> None:
@@ -212,7 +230,7 @@ def table(title: str, *columns: str) -> Table:
     )
     for column in columns:
         made.add_column(
-            column, no_wrap=True, justify="right" if column in ("score", "quotes", "id") else "left"
+            column, no_wrap=True, justify="right" if column in ("score", "quotes", "id", "ms") else "left"
         )
     return made
 

@@ -1,7 +1,8 @@
 """The reference plugin: quotes that a chat rates, preferences of its users, and a guessing game.
 
 Copy it. It keeps in KV what is small and belongs to one key, preferences for good and a round of the game
-until its time is over, and in rows what is asked for in more than one way: quotes, votes and players.
+until its time is over, and in rows what is asked for in more than one way: quotes, votes and players. Its
+tables are made and changed by the revisions in `migrations/versions`.
 The same code runs on the service, on the dev stack and in local mode; only `ROSEY_STORAGE_URL` differs.
 """
 
@@ -15,7 +16,8 @@ from typing import Any, Literal
 
 from attrs import evolve, frozen
 
-from rosey_storage import Column, ForeignKeyViolation, Index, Storage, UniqueViolation
+from rosey_rowstore.protocol import ApplyReply
+from rosey_storage import ForeignKeyViolation, Storage, UniqueViolation
 
 QUOTATIONS = Path(__file__).with_name("quotations.tsv")
 BATCH = 200
@@ -57,39 +59,19 @@ class QuotesPlugin:
 
     def __init__(self, storage: Storage) -> None:
         self.kv = storage.kv
+        self.migrations = storage.migrations
         self.quotes = storage.table("quotes")
         self.votes = storage.table("votes")
         self.players = storage.table("players")
         self._transaction = storage.transaction
 
-    async def start(self) -> None:
-        """Make the tables, or add what this version has new; nothing happens when they are as they should."""
-        await self.quotes.define(
-            [
-                Column("author", "string", max_length=80, required=True),
-                Column("source", "string"),
-                Column("text", "text", required=True),
-                Column("fingerprint", "string", max_length=32, required=True, unique=True),
-                Column("score", "integer", default=0, required=True),
-            ],
-            indexes=[Index("author", "score"), Index("score")],
-        )
-        await self.votes.define(
-            [
-                Column("quote", "integer", references="quotes", required=True),
-                Column("user", "string", max_length=64, required=True),
-                Column("value", "integer", required=True),
-            ],
-            indexes=[Index("quote", "user", unique=True)],
-        )
-        await self.players.define(
-            [
-                Column("user", "string", max_length=64, required=True, unique=True),
-                Column("points", "integer", default=0, required=True),
-                Column("rounds", "integer", default=0, required=True),
-                Column("last_seen", "datetime"),
-            ],
-        )
+    async def start(self) -> ApplyReply:
+        """Bring the tables up to this version of the plugin; return what had to be done.
+
+        The revisions are in `migrations/versions`. Every process may do this at its start: one applies them,
+        the others wait, and nothing happens when the tables are as they should be.
+        """
+        return await self.migrations.apply()
 
     # Quotes, in rows
 

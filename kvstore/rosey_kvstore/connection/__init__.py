@@ -3,5 +3,14 @@
 from rosey_kvstore.connection.client import Message, Reply
 from rosey_kvstore.connection.connection import Connection, Subscription
 from rosey_kvstore.connection.errors import Interrupted, NoResponders
+from rosey_kvstore.connection.headers import encode_headers
 
-__all__ = ["Connection", "Interrupted", "Message", "NoResponders", "Reply", "Subscription"]
+__all__ = [
+    "Connection",
+    "Interrupted",
+    "Message",
+    "NoResponders",
+    "Reply",
+    "Subscription",
+    "encode_headers",
+]

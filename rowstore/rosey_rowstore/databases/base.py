@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import attrs
@@ -14,6 +14,7 @@ from rosey_rowstore.protocol import DefineRequest, Fault, nearest
 
 __all__ = [
     "REPLY_KEPT_SECONDS",
+    "Answer",
     "Database",
     "Size",
     "StaleSchemaError",
@@ -21,11 +22,17 @@ __all__ = [
     "as_before",
     "check_references",
     "check_unreferenced",
+    "placed",
     "same_request",
 ]
 
 REPLY_KEPT_SECONDS: Final = 600
 """How long the reply to a `Nats-Msg-Id` is kept, as the contract says."""
+
+
+_OWN_TROUBLE: Final = (
+    500  # from here on a number speaks of the service, and no place in a request is at fault
+)
 
 
 class StaleSchemaError(Exception):
@@ -43,23 +50,44 @@ class Size:
     bytes: int
 
 
-@define(kw_only=True, eq=False)
+class Answer(Protocol):
+    """Who waits for a reply; a future of asyncio is one. It is told once, and does not raise."""
+
+    def done(self) -> bool:
+        """Whether it was told, or waits no longer."""
+
+    def set_result(self, body: bytes, /) -> None:
+        """Take the reply."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Take a `Fault`, a `StaleSchemaError`, or a fault of the service's own."""
+
+
+@define(eq=False)
 class Work:
     """One request on its way through a database.
 
     Attributes:
         plan: What to run.
-        complete: Turns the results into the reply's bytes; a `Fault` out of it rolls the work back.
         deadline: The moment (the loop's clock) at which the caller stops waiting.
         message_id: The `Nats-Msg-Id` of a write, None without one.
         digest: Tells the payloads of one id apart.
     """
 
     plan: Plan
-    complete: Callable[[Sequence[Result]], bytes]
     deadline: float
     message_id: str | None = None
     digest: bytes = b""
+
+    def complete(self, results: Sequence[Result]) -> bytes:
+        """Return the reply's bytes; a `Fault` out of it rolls the work back."""
+        return b'{"result":%b}' % self.plan.finish(results)
+
+
+def placed(fault: Fault, plan: Plan, statement: int) -> Fault:
+    """Return what the database refused with the place in the request that the statement comes from."""
+    refused = fault.number < _OWN_TROUBLE and 0 <= statement < len(plan.places)
+    return fault.at(plan.places[statement]) if refused else fault
 
 
 def same_request(work: Work, digest: bytes) -> None:
@@ -155,8 +183,14 @@ class Database(Protocol):
             stale: Tables that did not fit: these very ones are not given again unlooked at.
         """
 
+    def known_tables(self, plugin: str, limits: Limits) -> Mapping[str, Table] | None:
+        """Return what `tables` would, where that takes no waiting; else None."""
+
     async def run(self, plugin: str, limits: Limits, work: Work) -> bytes:
         """Run a plan and return the reply's bytes; `StaleSchemaError` asks for a plan made afresh."""
+
+    def start(self, plugin: str, limits: Limits, work: Work, answer: Answer) -> None:
+        """Run a plan of `known_tables` as `run` does; `answer` is told instead of a caller that awaits."""
 
     async def define(
         self, plugin: str, limits: Limits, request: DefineRequest, *, deadline: float

@@ -8,6 +8,7 @@ point, rounded half away from zero.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -23,13 +24,14 @@ from rosey_rowstore.engine.selects import check_limit
 from rosey_rowstore.engine.sql import Compiled, Expression, Sql, literal
 from rosey_rowstore.engine.tables import Cache, TableFacts
 from rosey_rowstore.engine.values import NUMERIC, ORDERED
-from rosey_rowstore.protocol import AggregateReply, AggregateRequest, Fault, check_identifier, nearest
+from rosey_rowstore.protocol import AggregateRequest, Fault, nearest
 
 __all__ = ["plan_aggregate"]
 
 _FUNCTIONS: Final = ("$count", "$sum", "$avg", "$min", "$max")
 _MOST_MEASURES: Final = 100
 _SCALE: Final = 20
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 _Order = tuple[tuple[str, bool], ...]
 
@@ -78,10 +80,11 @@ def plan_aggregate(
     )
 
 
-def _finisher(reader: RowReader, limit: int, room: int) -> Callable[[Sequence[Result]], AggregateReply]:
-    def finish(results: Sequence[Result]) -> AggregateReply:
+def _finisher(reader: RowReader, limit: int, room: int) -> Callable[[Sequence[Result]], bytes]:
+    def finish(results: Sequence[Result]) -> bytes:
         raw = results[0].rows
-        return AggregateReply(rows=check_reply(reader, raw[:limit], room), truncated=len(raw) > limit)
+        body = check_reply(reader.read_all(raw[:limit]), room)
+        return b'{"rows":%b,"truncated":%b}' % (body, b"true" if len(raw) > limit else b"false")
 
     return finish
 
@@ -109,7 +112,8 @@ def _measures(
     found = []
     for name, measure in measures.items():
         path = f"measures.{name}"
-        check_identifier(name, "measure", path)
+        if not _NAME.fullmatch(name):
+            raise Fault("invalid_name", f"{name[:80]!r} is no name of a measure.", path=path, hint=_NAME_HINT)
         if name in groups:
             raise Fault("invalid_request", f"{name} is a column of group_by already.", path=path)
         if len(measure) != 1:
@@ -141,6 +145,7 @@ def _check_measure(facts: TableFacts, function: str, operand: str) -> None:
         )
 
 
+_NAME_HINT: Final = "1 to 63 of A-Z, a-z, 0-9 and _, not beginning with a digit."
 _FUNCTIONS_HINT: Final = "One of " + ", ".join(_FUNCTIONS) + "."
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from rosey_rowstore.engine.model import Column, ColumnType, Dialect
+import attrs
+
+from rosey_rowstore.engine.model import Column, ColumnType, Dialect, Table
 
 __all__ = [
     "LENGTHS_DROP",
@@ -14,10 +16,10 @@ __all__ = [
     "LENGTHS_SET",
     "LENGTHS_TABLE",
     "SERVICE_COLUMNS",
+    "as_served",
     "column_type",
     "declared_type",
     "is_foreign",
-    "is_managed",
     "postgres_type",
 ]
 
@@ -41,6 +43,12 @@ LENGTHS_DROP: Final = 'DELETE FROM "_rosey_lengths" WHERE "table" = {table}'
 _SIZED: Final = re.compile(
     r"\s*([a-zA-Z_][a-zA-Z_ ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(-?\d+)\s*)?\)\s*([a-zA-Z ]*))?\s*"
 )
+
+_INDEXED_BYTES: Final = 2600
+"""What one text of an index entry may take; an entry of Postgres has 2,704 bytes in all, whatever it holds.
+
+It compresses texts first, so some longer ones would fit: which, no caller could know beforehand.
+"""
 
 _COMMON: Final = {
     "text": ColumnType.TEXT,
@@ -163,7 +171,30 @@ def is_foreign(column: Column) -> bool:
     return column.type is ColumnType.TEXT and name not in ("", *_COMMON)
 
 
-def is_managed(columns: Sequence[Column], primary_key: Sequence[str]) -> bool:
+def as_served(table: Table, numbered: Collection[str]) -> Table:
+    """Return a reflected table as it is served: as the service's own where it has that shape.
+
+    Args:
+        table: As reflected, with every column that the database numbers as generated.
+        numbered: Those that it numbers only where an insert leaves them out. In a table that a migration
+            made they are written like any other; in one that a definition made `id` is the service's.
+    """
+    managed = _is_managed(table.columns, table.primary_key)
+    indexed = {
+        name for columns in (table.primary_key, *(i.columns for i in table.indexes)) for name in columns
+    }
+
+    def served(column: Column) -> Column:
+        if column.name in numbered and not managed:
+            column = attrs.evolve(column, generated=False)
+        if column.name in indexed and column.type in (ColumnType.STRING, ColumnType.TEXT):
+            column = attrs.evolve(column, indexed_bytes=_INDEXED_BYTES)
+        return column
+
+    return attrs.evolve(table, managed=managed, columns=tuple(map(served, table.columns)))
+
+
+def _is_managed(columns: Sequence[Column], primary_key: Sequence[str]) -> bool:
     """Return whether a table has the shape that `tables.define` gives: the service keeps its columns."""
     by_name = {column.name: column for column in columns}
     found = [by_name.get(name) for name in SERVICE_COLUMNS]

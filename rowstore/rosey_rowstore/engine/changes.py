@@ -12,11 +12,11 @@ from rosey_rowstore.engine.clock import now_text
 from rosey_rowstore.engine.conditions import Conditions
 from rosey_rowstore.engine.filters import FilterParser, Shape
 from rosey_rowstore.engine.model import Limits, Plan, Result, Statement
-from rosey_rowstore.engine.rows import check_reply, room_for_rows
+from rosey_rowstore.engine.rows import check_reply, room_for_rows, written_reply
 from rosey_rowstore.engine.sets import Change, parse_set, stored_change
 from rosey_rowstore.engine.sql import Compiled, Expression, Sql
 from rosey_rowstore.engine.tables import Cache, TableFacts
-from rosey_rowstore.protocol import DeleteRequest, Fault, RowsReply, UpdateRequest
+from rosey_rowstore.protocol import DeleteRequest, Fault, UpdateRequest
 
 __all__ = ["plan_delete", "plan_update"]
 
@@ -91,10 +91,10 @@ def _finisher(
     max_rows: int | None,
     returning: bool,
     room: int,
-) -> Callable[[Sequence[Result]], RowsReply]:
-    def finish(results: Sequence[Result]) -> RowsReply:
+) -> Callable[[Sequence[Result]], bytes]:
+    def finish(results: Sequence[Result]) -> bytes:
         (result,) = results
-        count = len(result.rows) if returning else result.count
+        count = len(result.rows) if returning else result.touched
         if max_rows is not None and count > max_rows:
             raise Fault(
                 "too_many_rows",
@@ -102,18 +102,13 @@ def _finisher(
                 path="max_rows",
             )
         if not returning:
-            return RowsReply(count=count)
-        rows = check_reply(facts.reader, result.rows, room)
-        return RowsReply(count=count, rows=_by_key(rows, facts.table.primary_key))
+            return written_reply(count)
+        rows = facts.reader.read_all(result.rows)
+        # In one order on both databases; neither promises one of its own.
+        rows.sort(key=facts.reader.key(facts.table.primary_key))
+        return written_reply(count, check_reply(rows, room))
 
     return finish
-
-
-def _by_key(rows: list[dict[str, Any]], key: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows in one order on both databases; neither promises one of its own."""
-    if len(rows) < 2:
-        return rows
-    return sorted(rows, key=lambda row: [row[name] for name in key])
 
 
 def _compile_update(

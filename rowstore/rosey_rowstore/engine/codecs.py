@@ -7,7 +7,8 @@ import decimal
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from attrs import frozen
@@ -15,10 +16,11 @@ from attrs import frozen
 from rosey_rowstore.engine.model import Column, ColumnType, Dialect
 from rosey_rowstore.engine.values import canonical_decimal, format_datetime, json_key
 
-__all__ = ["CODECS", "Codec", "Encoder", "decoder_for"]
+__all__ = ["CODECS", "Codec", "Decoder", "Encoder", "decoder_for", "encodable_for"]
 
 Encoder = Callable[[Any], Any]
 Decoder = Callable[[Any], Any]
+ColumnDecoder = Callable[[Sequence[Any]], Sequence[Any]]
 
 _ARRAY_SPECIAL: Final = re.compile(r'(["\\])')
 _encode_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -114,6 +116,34 @@ def decoder_for(column: Column, dialect: Dialect) -> Decoder | None:
         scale = column.scale
         return lambda value: _pad(_decimal(value), scale)
     return _DECODERS.get(column.type)
+
+
+def encodable_for(column: Column, decode: Decoder) -> tuple[Decoder, ColumnDecoder]:
+    """Return what makes a value, or a column of them with nulls, fit for the encoder of a reply.
+
+    Like `decode`, but for moments: a driver's own objects, in UTC, are encoded with the reply, for a
+    tenth of the time.
+    """
+    if column.type is ColumnType.DATETIME:
+        return _moment, _moments
+    return decode, lambda values: [None if value is None else decode(value) for value in values]
+
+
+_microsecond: Final = attrgetter("microsecond")
+
+
+def _moment(value: Any) -> Any:
+    # The encoder leaves the fraction out where it is zero.
+    return value if type(value) is datetime.datetime and value.microsecond else _datetime(value)
+
+
+def _moments(values: Sequence[Any]) -> Sequence[Any]:
+    try:
+        if 0 not in map(_microsecond, values):
+            return values
+    except AttributeError:  # nulls, or text
+        pass
+    return [None if value is None else _datetime(value) for value in values]
 
 
 def _float(value: Any) -> Any:

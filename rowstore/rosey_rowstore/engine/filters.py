@@ -129,7 +129,8 @@ class FilterParser:
             if name not in _OPERATORS:
                 if not any(key[:1] == "$" for key in operand):
                     check_value(column, operand)  # says what the column takes
-                raise _unknown(name, _OPERATORS)
+                unknown = (key for key in operand if key[:1] == "$" and key not in _OPERATORS)
+                raise _unknown(next(unknown, name), _OPERATORS)
             found.append(self._term(column, name, value))
 
     def _term(self, column: Column, operator: str, operand: Any) -> Shape:

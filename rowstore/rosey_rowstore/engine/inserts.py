@@ -11,12 +11,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from rosey_rowstore.engine.clock import now_text
 from rosey_rowstore.engine.model import Column, Limits, Plan, Result, Statement
-from rosey_rowstore.engine.rows import check_reply, largest_text, room_for_rows
+from rosey_rowstore.engine.rows import check_reply, largest_text, room_for_rows, written_reply
 from rosey_rowstore.engine.sets import check_rule, merged
 from rosey_rowstore.engine.sql import Compiled, Expression, Sql
 from rosey_rowstore.engine.tables import Cache, TableFacts
 from rosey_rowstore.engine.values import check_written
-from rosey_rowstore.protocol import Fault, InsertRequest, RowsReply, UpsertRequest
+from rosey_rowstore.protocol import Fault, InsertRequest, UpsertRequest
 
 __all__ = ["plan_insert", "plan_upsert"]
 
@@ -253,15 +253,15 @@ def _finisher(
     places: list[int] | None,
     returning: bool,
     room: int,
-) -> Callable[[Sequence[Result]], RowsReply]:
-    def finish(results: Sequence[Result]) -> RowsReply:
+) -> Callable[[Sequence[Result]], bytes]:
+    def finish(results: Sequence[Result]) -> bytes:
         if not returning:
-            return RowsReply(count=count)
+            return written_reply(count)
         raw = results[0].rows if len(results) == 1 else [row for result in results for row in result.rows]
-        rows = check_reply(facts.reader, raw, room)
+        rows = facts.reader.read_all(raw)
         if places is not None:
             rows = [row for _, row in sorted(zip(places, rows, strict=True), key=_place)]
-        return RowsReply(count=count, rows=rows)
+        return written_reply(count, check_reply(rows, room))
 
     return finish
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import field, frozen
 
@@ -46,6 +46,7 @@ class Column:
         precision, scale: Of a limited `decimal`; None for an unlimited one.
         aware: A `datetime` column with time zone (`timestamptz`); a naive one holds UTC.
         generated: Identity, serial or computed: never writable.
+        indexed_bytes: UTF-8 bytes that fit a text, because an index holds it; None without an index.
         references: The table that a foreign key names, None without one.
         database_type: The type as the catalog says it, for the places where a cast must name it.
     """
@@ -62,6 +63,7 @@ class Column:
     aware: bool = True
     generated: bool = False
     references: str | None = None
+    indexed_bytes: int | None = None
     database_type: str = ""
 
 
@@ -116,16 +118,14 @@ class Limits:
     burst: float = 2000.0
 
 
-@frozen
-class Result:
+class Result(NamedTuple):
     """What the database answered to one statement: the rows as it gave them, and the rows it touched."""
 
     rows: Sequence[Sequence[Any]]
-    count: int
+    touched: int
 
 
-@frozen
-class Statement:
+class Statement(NamedTuple):
     """One SQL statement, ready for the driver: `$1 …` on Postgres, `?` on SQLite, with driver values.
 
     `sql` is the same object for every request of one shape, so that a driver can prepare it once.
@@ -141,16 +141,20 @@ class Plan:
 
     Attributes:
         statements: Run in this order, on one connection.
-        finish: Makes the reply from one `Result` a statement; it may raise a `Fault`.
+        finish: Makes the reply, the JSON of the contract's result, from one `Result` a statement; it
+            may raise a `Fault`.
         writes: Runs on the write lane.
         atomic: Needs a transaction of its own, because there are several statements or because
             `finish` may refuse after they ran: a `Fault` out of `finish` rolls back. A plan that is
             not atomic is one statement and may share a pipeline with others.
         tables: The names it touches, for the words of an error.
+        places: Where in the request each statement comes from, as `operations[1]`; empty where they all
+            come from the one request.
     """
 
     statements: tuple[Statement, ...]
-    finish: Callable[[Sequence[Result]], Any]
+    finish: Callable[[Sequence[Result]], bytes]
     writes: bool
     atomic: bool
     tables: tuple[str, ...]
+    places: tuple[str, ...] = ()

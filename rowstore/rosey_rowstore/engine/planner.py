@@ -18,15 +18,12 @@ from rosey_rowstore.protocol import (
     DeleteRequest,
     Fault,
     InsertRequest,
-    RowsReply,
     SearchRequest,
     SelectRequest,
-    TransactReply,
     TransactRequest,
     UpdateRequest,
     UpsertRequest,
 )
-from rosey_rowstore.protocol.json import dump_json
 
 __all__ = ["Planner", "PostgresText", "tables_of"]
 
@@ -134,12 +131,13 @@ class Planner:
             writes=True,
             atomic=True,
             tables=tables_of(request),
+            places=tuple(f"operations[{index}]" for index, plan in enumerate(plans) for _ in plan.statements),
         )
 
 
-def _transact_finisher(plans: Sequence[Plan], room: int) -> Callable[[Sequence[Result]], TransactReply]:
-    def finish(results: Sequence[Result]) -> TransactReply:
-        found: list[RowsReply] = []
+def _transact_finisher(plans: Sequence[Plan], room: int) -> Callable[[Sequence[Result]], bytes]:
+    def finish(results: Sequence[Result]) -> bytes:
+        found: list[bytes] = []
         start = 0
         for index, plan in enumerate(plans):
             end = start + len(plan.statements)
@@ -148,13 +146,13 @@ def _transact_finisher(plans: Sequence[Plan], room: int) -> Callable[[Sequence[R
             except Fault as fault:
                 raise fault.at(f"operations[{index}]") from None
             start = end
-        size = len(found) * 32 + sum(len(dump_json(reply.rows)) for reply in found if reply.rows)
+        size = sum(map(len, found))
         if size > room:
             raise Fault(
                 "reply_too_large",
                 f"The returned rows take {size} bytes; a reply holds {room}.",
                 hint="Leave returning out where the rows are not needed.",
             )
-        return TransactReply(results=found)
+        return b'{"results":[%b]}' % b",".join(found)
 
     return finish

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from attrs import frozen
+from msgspec import Struct
 
 from rosey_rowstore.engine.conditions import Conditions
 from rosey_rowstore.engine.cursors import open_cursor, query_digest, seal_cursor
 from rosey_rowstore.engine.filters import MOST_TERMS, FilterParser, Shape, find_column
 from rosey_rowstore.engine.model import Column, ColumnType, Limits, Plan, Result, Statement
-from rosey_rowstore.engine.rows import RowReader, room_for_rows
+from rosey_rowstore.engine.rows import RowReader, encode_rows, room_for_rows
 from rosey_rowstore.engine.sql import Compiled, Expression, Sql
 from rosey_rowstore.engine.tables import Cache, TableFacts
 from rosey_rowstore.engine.texts import check_text, escape_like, fold
 from rosey_rowstore.engine.values import TEXTUAL, check_value
-from rosey_rowstore.protocol import Fault, PageReply, SearchRequest, SelectRequest
-from rosey_rowstore.protocol.json import dump_json
+from rosey_rowstore.protocol import Fault, SearchRequest, SelectRequest
 
 __all__ = ["check_limit", "plan_search", "plan_select"]
 
 _DEFAULT_LIMIT: Final = 100
+_PAGE: Final = b'{"rows":%b,"next_cursor":"%b"}'
+_LAST_PAGE: Final = b'{"rows":%b,"next_cursor":null}'
 _Order = tuple[tuple[str, bool], ...]
 
 
@@ -43,9 +45,8 @@ class _Page:
     place_at: tuple[int, ...]
 
 
-@frozen
-class _Shape:
-    """All that one page's statement depends on; a key of the cache."""
+class _Shape(NamedTuple):
+    """All that one page's statement depends on; a key of the cache (a tuple's hash is the fastest)."""
 
     where: Shape
     columns: tuple[str, ...] | None
@@ -75,16 +76,22 @@ def plan_search(
     )
 
 
-def check_limit(limit: int, limits: Limits) -> int:
+def check_limit(limit: int | None, limits: Limits) -> int:
     """Return the rows that a page or an aggregate holds at most.
 
+    Args:
+        limit: As the request says; without it the default, or less where the plugin may have less.
+        limits: The plugin's.
+
     Raises:
-        Fault: `out_of_range`. A plugin limited to less than the default gets its own limit.
+        Fault: `out_of_range` past the plugin's `rows_per_page`: nothing is cut silently.
     """
-    most = max(limits.rows_per_page, 1)
-    if not 1 <= limit <= max(most, _DEFAULT_LIMIT):
+    most = limits.rows_per_page
+    if limit is None:
+        return min(_DEFAULT_LIMIT, most)
+    if not 1 <= limit <= most:
         raise Fault("out_of_range", f"limit is 1 to {most}.", path="limit")
-    return min(limit, most)
+    return limit
 
 
 def check_search(query: str) -> tuple[str, ...]:
@@ -163,9 +170,11 @@ def _plan(
     limit = check_limit(request.limit, limits)
     parser = FilterParser(facts.table, sql.dialect, sql.codec)
     where = parser.parse(request.where)
-    order = _order(facts, request.order_by)
+    names = tuple(request.order_by)
+    order = facts.orders.get(names, lambda: _order(facts, names))
     values = parser.values
-    values += [f"%{escape_like(term)}%" if sql.postgres else fold(term) for term in terms]
+    if terms:
+        values += [f"%{escape_like(term)}%" if sql.postgres else fold(term) for term in terms]
 
     def digest() -> bytes:
         query = getattr(request, "query", None)
@@ -204,29 +213,32 @@ def _place_values(sql: Sql, facts: TableFacts, order: _Order, place: Sequence[An
 
 def _finisher(
     page: _Page, limit: int, room: int, digest: Callable[[], bytes]
-) -> Callable[[Sequence[Result]], PageReply]:
-    def finish(results: Sequence[Result]) -> PageReply:
+) -> Callable[[Sequence[Result]], bytes]:
+    def finish(results: Sequence[Result]) -> bytes:
         raw = results[0].rows
         more = len(raw) > limit
         shown = raw[:limit] if more else raw
         rows = page.reader.read_all(shown)
-        if page.reader.largest(shown) <= room and not more:
-            return PageReply(rows=rows)
+        body = encode_rows(rows)
+        if not more and len(body) <= room:
+            return _LAST_PAGE % body
+        if more:
+            cursor = _cursor(page, shown[-1], digest())
+            if len(body) + len(cursor) <= room:
+                return _PAGE % (body, cursor.encode())
         kept = _fitting(page, rows, shown, room)
         if kept == len(rows) and not more:
-            return PageReply(rows=rows)
-        return PageReply(rows=rows[:kept], next_cursor=_cursor(page, shown[kept - 1], digest()))
+            return _LAST_PAGE % body
+        return _PAGE % (encode_rows(rows[:kept]), _cursor(page, shown[kept - 1], digest()).encode())
 
     return finish
 
 
-def _fitting(page: _Page, rows: Sequence[dict[str, Any]], raw: Sequence[Sequence[Any]], room: int) -> int:
+def _fitting(page: _Page, rows: Sequence[Struct], raw: Sequence[Sequence[Any]], room: int) -> int:
     """Return how many rows the reply holds, with the cursor that follows the last of them."""
-    if page.reader.largest(raw) + 2 * page.places.largest([_place(page, row) for row in raw[-1:]]) <= room:
-        return len(rows)
     total = 0
     for index, row in enumerate(rows):
-        total += len(dump_json(row)) + 1
+        total += len(encode_rows(row)) + 1
         if total > room or total + len(_cursor(page, raw[index], b"")) > room:
             if index == 0:
                 raise Fault(

@@ -57,7 +57,8 @@ def _rule(column: Column, operand: Any) -> tuple[str, Any]:
     operators = [name for name in operand if name[:1] == "$"]
     if not operators:
         return "$set", operand  # a json value, or what the column's check refuses
-    unknown = next((name for name in operand if name not in _OPERATORS), None)
+    # A misspelt operator is told before a plain member beside one, whichever stands first.
+    unknown = next((name for name in (*operators, *operand) if name not in _OPERATORS), None)
     if unknown is not None:
         near = nearest(unknown, _OPERATORS)
         raise Fault(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -17,28 +16,32 @@ __all__ = ["Cache", "TableFacts", "find_table"]
 
 T = TypeVar("T")
 _MOST_SHAPES: Final = 2048
+_NONE: Final[Any] = object()
 
 
 class Cache:
-    """Compiled shapes, the least recently used leaving first."""
+    """Compiled shapes; those not used lately leave first."""
 
     def __init__(self, most: int = _MOST_SHAPES) -> None:
         self._most = most
-        self._found: OrderedDict[Hashable, Any] = OrderedDict()
+        self._young: dict[Hashable, Any] = {}
+        self._old: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._young.keys() | self._old.keys())
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what is kept under `key`, made at the first request."""
-        try:
-            self._found.move_to_end(key)
-        except KeyError:
-            self._found[key] = made = make()
-            if len(self._found) > self._most:
-                self._found.popitem(last=False)
-            return made
-        found: T = self._found[key]
+        # Two generations: what was used since the last change of them stays. Moving each key to the end
+        # of one order would cost as much as the look-up itself.
+        found: T
+        if (found := self._young.get(key, _NONE)) is not _NONE:
+            return found
+        if (found := self._old.get(key, _NONE)) is _NONE:
+            found = make()
+        self._young[key] = found
+        if len(self._young) * 2 > self._most:
+            self._old, self._young = self._young, {}
         return found
 
 
@@ -47,16 +50,18 @@ class TableFacts:
 
     Attributes:
         key: Plugin, table and generation: the beginning of every key of the cache.
+        orders: The orders that were asked for, checked and with the primary key.
         reader: Reads all columns.
         required: Columns that an insert has to give.
         default_size: Bytes that defaulted texts add to a returned row at most; None when unknown.
     """
 
-    __slots__ = ("default_size", "key", "reader", "required", "table", "unwritable")
+    __slots__ = ("default_size", "key", "orders", "reader", "required", "table", "unwritable")
 
     def __init__(self, plugin: str, table: Table, dialect: Dialect) -> None:
         self.table = table
         self.key = (plugin, table.name, table.generation)
+        self.orders = Cache(64)
         self.reader = RowReader(table.columns, dialect)
         owned = SERVICE_COLUMNS if table.managed else ()
         self.unwritable: Mapping[str, str] = {

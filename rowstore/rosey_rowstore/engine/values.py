@@ -71,8 +71,8 @@ def check_written(column: Column, value: Any) -> Any:
     """Return the stored form of a value to write to `column`; null where it may be null.
 
     Raises:
-        Fault: As `check_value`, `value_too_large` past the column's `max_length`, and `out_of_range`
-            past its own size or precision.
+        Fault: As `check_value`, `value_too_large` past the column's `max_length` or what an index holds, and
+            `out_of_range` past its own size or precision.
     """
     if value is None:
         if column.nullable:
@@ -80,6 +80,8 @@ def check_written(column: Column, value: Any) -> Any:
         raise Fault("value_required", f"The column {column.name} takes no null.")
     stored = _CHECKS[column.type](value, column)
     kind = column.type
+    if column.indexed_bytes is not None:
+        _fits_index(stored, column, column.indexed_bytes)
     if column.max_length is not None and len(stored) > column.max_length:
         raise Fault(
             "value_too_large",
@@ -174,6 +176,15 @@ def _decimal(value: Any, column: Column) -> str:
     if len(whole) > _WHOLE_DIGITS or len(fraction) > _FRACTION_DIGITS:
         raise Fault("out_of_range", f"The decimal has more digits than the column {column.name} holds.")
     return canonical
+
+
+def _fits_index(stored: str, column: Column, most: int) -> None:
+    if 4 * len(stored) > most and (size := len(stored.encode())) > most:
+        raise Fault(
+            "value_too_large",
+            f"The text has {size} bytes; the column {column.name} is part of an index, which holds {most}.",
+            hint="Index a shorter column, as a digest of the text.",
+        )
 
 
 def _in_precision(stored: str, column: Column, precision: int, scale: int) -> None:

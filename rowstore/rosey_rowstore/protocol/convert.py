@@ -91,6 +91,7 @@ def _new_converter(*, strict: bool) -> Converter:
     # Rows are JSON already: copying each of them member by member would double the cost of a reply.
     converter.register_unstructure_hook_func(lambda kind: kind in (m.Row, list[m.Row]), lambda rows: rows)
     converter.register_structure_hook_factory(_is_list, lambda kind: _list_structurer(converter, kind))
+    converter.register_structure_hook_factory(_is_mapping, lambda kind: _mapping_structurer(converter, kind))
     converter.register_structure_hook_factory(
         attrs.has, lambda kind: _object_structurer(converter, kind, strict=strict)
     )
@@ -98,6 +99,16 @@ def _new_converter(*, strict: bool) -> Converter:
         attrs.has, lambda kind: make_dict_unstructure_fn(kind, converter, _cattrs_omit_if_default=strict)
     )
     return converter
+
+
+def _at(error: Exception, place: int | str, member: Any) -> IterableValidationError:
+    """Return an error with the place in its list or object.
+
+    The first ends the walk: one is told, and half a million of them would take seconds of everyone's time.
+    """
+    note = IterableValidationNote(f"at {place}", place, member)
+    error.__notes__ = [*getattr(error, "__notes__", []), note]
+    return IterableValidationError("a list or an object", [error], list)
 
 
 def _is_literal(kind: Any) -> bool:
@@ -116,16 +127,34 @@ def _list_structurer(converter: Converter, kind: Any) -> Callable[[Any, Any], An
     def structure(value: Any, _: Any) -> list[Any]:
         if type(value) is not list:
             raise _WrongKindError("a list", value)
-        found, errors = [], []
+        found = []
         for index, item in enumerate(value):
             try:
                 found.append(inner(item, member))
-            except Exception as error:  # noqa: BLE001 - collected with its index, raised below
-                note = IterableValidationNote(f"at index {index}", index, member)
-                error.__notes__ = [*getattr(error, "__notes__", []), note]
-                errors.append(error)
-        if errors:
-            raise IterableValidationError("a list", errors, list)
+            except Exception as error:  # noqa: BLE001 - raised again with its index
+                raise _at(error, index, member) from None
+        return found
+
+    return structure
+
+
+def _is_mapping(kind: Any) -> bool:
+    return get_origin(kind) is dict and kind != m.Row
+
+
+def _mapping_structurer(converter: Converter, kind: Any) -> Callable[[Any, Any], Any]:
+    _, member = get_args(kind)
+    inner = converter.get_structure_hook(member)
+
+    def structure(value: Any, _: Any) -> dict[str, Any]:
+        if type(value) is not dict:
+            raise _WrongKindError("an object", value)
+        found = {}
+        for name, item in value.items():
+            try:
+                found[name] = inner(item, member)
+            except Exception as error:  # noqa: BLE001 - raised again with its name
+                raise _at(error, name, member) from None
         return found
 
     return structure
@@ -152,6 +181,7 @@ _OPERATION_KINDS: Mapping[str, type] = {
     "update": m.UpdateRequest,
     "delete": m.DeleteRequest,
 }
+_OPERATIONS_HINT = "One of " + ", ".join(_OPERATION_KINDS) + "."
 _OPERATION_NAMES = {kind: name for name, kind in _OPERATION_KINDS.items()}
 
 
@@ -163,14 +193,16 @@ def _structure_write(value: Any, _: Any) -> Any:
     if type(value) is not dict:
         raise _WrongKindError("an object", value)
     name = value.get("op")
+    if name is None:
+        raise Fault("invalid_request", "The member op is missing.", path="op", hint=_OPERATIONS_HINT)
     if type(name) is not str or name not in _OPERATION_KINDS:
+        near = nearest(name, _OPERATION_KINDS) if type(name) is str else None
         raise Fault(
             "invalid_request",
-            f"{name!r} is no operation of a transaction."
-            if name is not None
-            else "The member op is missing.",
+            f"{str(name)[:80]!r} is no operation of a transaction"
+            + (f"; did you mean {near!r}?" if near else "."),
             path="op",
-            hint="One of " + ", ".join(_OPERATION_KINDS) + ".",
+            hint=_OPERATIONS_HINT,
         )
     members = {key: member for key, member in value.items() if key != "op"}
     return _requests.structure(members, _OPERATION_KINDS[name])
@@ -247,7 +279,7 @@ def _fault_of(error: BaseException, path: str) -> Fault:
             "invalid_request",
             f"{name!r} is no member here" + (f"; did you mean {near!r}?" if near else "."),
             path=f"{path}.{name}" if path else name,
-            hint="The members are " + ", ".join(known) + ".",
+            hint=f"The members are {', '.join(known)}." if known else "There are none here.",
         )
     if isinstance(error, KeyError):
         return Fault("invalid_request", f"The member {error.args[0]} is missing.", path=path or None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import functools
 import uuid
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -39,6 +40,8 @@ ERROR_HEADER: Final = "Nats-Service-Error"
 ERROR_CODE_HEADER: Final = "Nats-Service-Error-Code"
 
 _LONGEST_TIMEOUT_MS: Final = 24 * 3600 * 1000
+_LONGEST_TOLD: Final = {"message": 4000, "path": 1000}
+"""Characters of an error that a reply carries: a name of a megabyte in the request is not sent back whole."""
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -60,7 +63,7 @@ def encode_request(request: Any) -> bytes:
         Fault: `type_mismatch`, naming the place of what is no JSON.
     """
     body = unstructure_request(request)
-    return dump_json({name: _plain(member, name) for name, member in body.items()})
+    return dump_checked_json({name: _plain(member, name) for name, member in body.items()})
 
 
 def encode_reply(reply: Any) -> bytes:
@@ -74,6 +77,9 @@ def encode_fault(fault: Fault) -> tuple[bytes, dict[str, str]]:
     for name in ("path", "hint", "retry_after"):
         if getattr(fault, name) is not None:
             error[name] = getattr(fault, name)
+    for name, most in _LONGEST_TOLD.items():
+        if len(error.get(name, "")) > most:
+            error[name] = error[name][: most - 1] + "…"
     if fault.details:
         error["details"] = fault.details
     # What a stranger sent may stand in the message: no line break may reach a header, no surrogate the wire.
@@ -105,9 +111,14 @@ def timeout_from_headers(headers: Mapping[str, str] | None, default: float) -> f
     Raises:
         Fault: `invalid_request` when the header is no whole number of milliseconds, 1 or more.
     """
-    text = (headers or {}).get(TIMEOUT_HEADER)
+    text = None if headers is None else headers.get(TIMEOUT_HEADER)
     if text is None:
         return default
+    return _seconds(text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _seconds(text: str) -> float:
     if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) > 0):
         raise Fault(
             "invalid_request",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any, Never
 
 from rosey_rowstore.protocol.codes import Fault
 
 __all__ = ["dump_checked_json", "dump_json", "load_json", "load_trusted_json"]
+
+
+_MOST_DIGITS = sys.get_int_max_str_digits()
 
 
 def _refuse_constant(name: str) -> Never:
@@ -18,9 +22,11 @@ def _refuse_constant(name: str) -> Never:
 def _object_without_repeats(members: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(members)
     if len(found) != len(members):
-        names = [name for name, _ in members]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the member {twice!r} stands twice in one object")
+        seen: set[str] = set()
+        for name, _ in members:
+            if name in seen:
+                raise ValueError(f"the member {name[:80]!r} stands twice in one object")
+            seen.add(name)
     return found
 
 
@@ -48,6 +54,8 @@ def load_json(payload: bytes) -> Any:
     except RecursionError as error:
         raise Fault("invalid_json", "The payload nests too deeply.") from error
     except ValueError as error:
+        if "int_max_str_digits" in str(error):
+            raise Fault("invalid_json", f"A number has more than {_MOST_DIGITS} digits.") from error
         raise Fault("invalid_json", f"The payload is not JSON: {error}.") from error
 
 
@@ -57,23 +65,26 @@ def load_trusted_json(payload: bytes) -> Any:
     Raises:
         ValueError: `payload` is no JSON in UTF-8.
     """
-    return json.loads(payload.decode("utf-8"))
+    return json.loads(payload.decode("utf-8")) if _decode_faster is None else _decode_faster(payload)
 
 
-def _faster_encoder() -> Callable[[Any], bytes] | None:
-    """Return msgspec's encoder where it is installed, as with the row service: five times as fast."""
+def _faster() -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]] | tuple[None, None]:
+    """Return msgspec's encoder and decoder where it is installed, as with the row service.
+
+    They take a fifth and a half of the time of Python's own.
+    """
     try:
-        from msgspec.json import Encoder  # noqa: PLC0415 - a client does without
+        from msgspec.json import Decoder, Encoder  # noqa: PLC0415 - a client does without
     except ImportError:
-        return None
-    return Encoder().encode
+        return None, None
+    return Encoder().encode, Decoder().decode
 
 
-_encode_faster = _faster_encoder()
+_encode_faster, _decode_faster = _faster()
 
 
 def dump_checked_json(value: Any) -> bytes:
-    """Return compact UTF-8 JSON of a value that holds no NaN: rows that a database gave.
+    """Return compact UTF-8 JSON of a value that holds no NaN: it was looked through, or a database gave it.
 
     Raises:
         ValueError: As `dump_json`.

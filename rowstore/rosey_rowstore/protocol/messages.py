@@ -35,6 +35,8 @@ __all__ = [
     "RollbackReply",
     "RollbackRequest",
     "RowsReply",
+    "RunningMigration",
+    "RunningStep",
     "SearchRequest",
     "SelectRequest",
     "StatusReply",
@@ -76,13 +78,13 @@ class UpsertRequest:
 
 @frozen(kw_only=True)
 class SelectRequest:
-    """A page of rows; `columns` None gives all of them."""
+    """A page of rows; `columns` None gives all of them, `limit` None 100 or as many as the plugin may."""
 
     table: str
     where: Row = field(factory=dict)
     columns: list[str] | None = None
     order_by: list[str] = field(factory=list)
-    limit: int = 100
+    limit: int | None = None
     cursor: str | None = None
 
 
@@ -95,7 +97,7 @@ class SearchRequest:
     columns: list[str] | None = None
     where: Row = field(factory=dict)
     order_by: list[str] = field(factory=list)
-    limit: int = 100
+    limit: int | None = None
     cursor: str | None = None
 
 
@@ -108,7 +110,7 @@ class AggregateRequest:
     where: Row = field(factory=dict)
     group_by: list[str] = field(factory=list)
     order_by: list[str] = field(factory=list)
-    limit: int = 100
+    limit: int | None = None
 
 
 @frozen(kw_only=True)
@@ -343,13 +345,37 @@ class RanMigration:
 
 
 @frozen(kw_only=True)
+class RunningStep:
+    """A revision of a run under way; `state` is `waiting`, `running` or `done`, `seconds` what it took."""
+
+    revision: str
+    message: str
+    state: str
+    seconds: float | None = None
+
+
+@frozen(kw_only=True)
+class RunningMigration:
+    """A run under way: `direction` is `apply` or `rollback`, `who` asked for it, `started_at` in UTC."""
+
+    direction: str
+    who: str
+    started_at: str
+    steps: list[RunningStep]
+
+
+@frozen(kw_only=True)
 class StatusReply:
-    """Where the schema stands; `drift` is empty when it is what the migrations made."""
+    """Where the schema stands; `drift` is empty when it is what the migrations made.
+
+    `running` tells of a run that has not ended, whoever began it; nothing of it counts before its end.
+    """
 
     current: str | None
     pending: list[PendingMigration]
     applied: list[AppliedMigration]
     drift: list[str]
+    running: RunningMigration | None = None
 
 
 @frozen(kw_only=True)

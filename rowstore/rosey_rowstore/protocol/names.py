@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -12,16 +13,18 @@ from rosey_rowstore.protocol.codes import Fault
 __all__ = ["check_identifier", "check_plugin", "nearest", "owned_name"]
 
 _PLUGIN: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,46}[a-z0-9])?")
+_LONGEST_MISSPELT: Final = 200
 _IDENTIFIER: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
+@functools.lru_cache(maxsize=1024)
 def check_plugin(name: str) -> str:
     """Return `name` when a plugin may be called so.
 
     Raises:
         Fault: `invalid_name`.
     """
-    if not _PLUGIN.fullmatch(name):
+    if not isinstance(name, str) or not _PLUGIN.fullmatch(name):
         raise Fault(
             "invalid_name",
             f"{name!r} is no plugin name.",
@@ -37,7 +40,7 @@ def check_identifier(name: str, kind: str, path: str | None = None) -> str:
         Fault: `invalid_name`. Names beginning with `sqlite_` are refused everywhere, because SQLite
             keeps them for itself and both databases give the same answer.
     """
-    if not _IDENTIFIER.fullmatch(name) or name.startswith("sqlite_"):
+    if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name) or name.startswith("sqlite_"):
         raise Fault(
             "invalid_name",
             f"{name!r} is no {kind} name.",
@@ -54,5 +57,7 @@ def owned_name(plugin: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name nearest to a misspelt one, or None when none is near."""
+    if len(name) > _LONGEST_MISSPELT:  # comparing a megabyte would hold up everyone for half a second
+        return None
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return found[0] if found else None

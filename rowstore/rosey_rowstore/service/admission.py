@@ -25,21 +25,23 @@ class Ticket:
     Args:
         plugin: Whose it is.
         deadline: The loop time until which its caller waits.
-        start: Called when its turn has come.
-        expire: Called instead, when the deadline comes first.
     """
 
-    __slots__ = ("deadline", "expire", "plugin", "start", "started_at", "timer")
+    __slots__ = ("deadline", "plugin", "started_at", "timer")
 
-    def __init__(
-        self, plugin: str, deadline: float, start: Callable[[], None], expire: Callable[[], None]
-    ) -> None:
+    def __init__(self, plugin: str, deadline: float) -> None:
         self.plugin = plugin
         self.deadline = deadline
-        self.start = start
-        self.expire = expire
         self.started_at = 0.0
         self.timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Take the turn."""
+        raise NotImplementedError
+
+    def expire(self) -> None:
+        """Give up: the deadline came before the turn."""
+        raise NotImplementedError
 
 
 class _Lane:
@@ -127,7 +129,7 @@ class Admission:
         lane.in_flight -= 1
         self.in_flight -= 1
         lane.seconds += 0.1 * (now - ticket.started_at - lane.seconds)
-        while self.in_flight < self._total and (chosen := self._next_turn()) is not None:
+        while self._turns and self.in_flight < self._total and (chosen := self._next_turn()) is not None:
             self._start(chosen, chosen.waiting.popleft(), now)
 
     def refresh(self) -> None:

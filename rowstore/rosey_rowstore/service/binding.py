@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol, TypeVar
 
 from rosey_rowstore.plugins import KnownPlugins
 from rosey_rowstore.protocol import (
@@ -26,6 +26,10 @@ __all__ = ["QUEUE_GROUP", "Binding", "Handler"]
 
 QUEUE_GROUP: Final = "rowstore"
 _AREAS: Final = ("rows", "tables", "migrations")
+_MOST_KEPT: Final = 1024
+_SHORT_BLOCK: Final = 128
+
+Kept = TypeVar("Kept")
 
 _log = logging.getLogger("rosey.rowstore.service")
 
@@ -33,10 +37,18 @@ _log = logging.getLogger("rosey.rowstore.service")
 class Handler(Protocol):
     """What answers a request; `rosey_rowstore.application.Application` does."""
 
-    async def handle(
-        self, plugin: str, tail: str, payload: bytes, headers: Mapping[str, str] | None
-    ) -> tuple[bytes, dict[str, str] | None]:
-        """Return the answer and its headers; it does not raise for anything a request may hold."""
+    def begin(
+        self,
+        plugin: str,
+        tail: str,
+        payload: bytes,
+        headers: Mapping[str, str] | None,
+        reply: Callable[[bytes, dict[str, str] | None], None],
+    ) -> asyncio.Task[None] | None:
+        """Call `reply` once, now or later, with the answer and its headers; raise for no request.
+
+        The task that works on it is returned, where there is one.
+        """
 
 
 class Binding:
@@ -63,7 +75,9 @@ class Binding:
         self._prefix = f"{subject}.{API_VERSION}."
         self._loop = asyncio.get_running_loop()
         self._admission = Admission(plugins.limits_for)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: set[_Request] = set()
+        self._routes: dict[bytes, tuple[str, str]] = {}
+        self._headers: dict[bytes, dict[str, str] | None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -95,9 +109,10 @@ class Binding:
         unanswered = self.pending
         for ticket in self._admission.clear():
             ticket.expire()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        tasks = [request.task for request in self._open if request.task is not None]
+        for request in list(self._open):
+            request.abandon()
+        await asyncio.gather(*tasks, return_exceptions=True)
         return unanswered
 
     def _receive(self, subject: bytes, reply: bytes, payload: bytes, block: bytes | None) -> None:
@@ -107,13 +122,24 @@ class Binding:
             _log.warning("message without a reply subject left aside", extra={"bytes": len(payload)})
             return
         try:
-            plugin, tail = self._address(subject)
-            headers = parse_headers(block)
-            self._admit(plugin, tail, payload, headers, reply)
+            plugin, tail = self._routes.get(subject) or self._address(subject)
+            headers = None if block is None else self._parsed(block)
+            patience = timeout_from_headers(headers, self._patience(plugin, tail))
+            deadline = self._loop.time() + patience
+            self._admission.admit(_Request(self, plugin, tail, deadline, payload, headers, reply))
         except Fault as fault:
-            self._answer_fault(reply, fault)
+            self.answer_fault(reply, fault)
         except Exception as error:  # noqa: BLE001 - the reader must go on for everyone else
-            self._answer_fault(reply, _internal(error, subject.decode("utf-8", "replace")))
+            self.answer_fault(reply, _internal(error, subject.decode("utf-8", "replace")))
+
+    def _parsed(self, block: bytes) -> dict[str, str] | None:
+        """Return the headers; a client's are the same for most of its requests."""
+        if block in self._headers:
+            return self._headers[block]
+        headers = parse_headers(block)
+        if len(block) <= _SHORT_BLOCK:
+            _keep(self._headers, block, headers)
+        return headers
 
     def _address(self, subject: bytes) -> tuple[str, str]:
         text = subject.decode("utf-8", "backslashreplace")
@@ -126,72 +152,125 @@ class Binding:
                 f"There is no operation {tail[:80]!r}" + (f"; did you mean {near!r}?" if near else "."),
                 hint="The operations are " + ", ".join(OPERATIONS) + ".",
             )
+        _keep(self._routes, subject, (plugin, tail))
         return plugin, tail
-
-    def _admit(
-        self, plugin: str, tail: str, payload: bytes, headers: dict[str, str] | None, reply: bytes
-    ) -> None:
-        patience = timeout_from_headers(headers, self._patience(plugin, tail))
-        arrived = self._loop.time()
-
-        def start() -> None:
-            # What was spent waiting is no longer the statement's.
-            waited = self._loop.time() - arrived
-            task = self._loop.create_task(self._run(ticket, tail, payload, _less(headers, waited), reply))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-        def expire() -> None:
-            self._answer_fault(
-                reply,
-                Fault(
-                    "timeout",
-                    "The request waited for its turn until its time was over; nothing of it was done.",
-                    hint="Other requests of the plugin, or of others, were first.",
-                ),
-            )
-            self._settled()
-
-        ticket = Ticket(plugin, arrived + patience, start, expire)
-        self._admission.admit(ticket)
 
     def _patience(self, plugin: str, tail: str) -> float:
         if tail.startswith("migrations."):
             return self._plugins.limits_for(plugin).migration_timeout
         return self._timeout
 
-    async def _run(
-        self, ticket: Ticket, tail: str, payload: bytes, headers: dict[str, str] | None, reply: bytes
-    ) -> None:
+    def run(self, request: _Request) -> None:
+        """Hand a request over whose turn has come."""
+        self._open.add(request)
+        headers = request.headers
+        if request.timer is not None:  # it waited, and what was spent waiting is no longer the statement's
+            headers = _left(headers, request.deadline - self._loop.time())
         try:
-            answer, answer_headers = await self._handler.handle(ticket.plugin, tail, payload, headers)
-            if excess := self._connection.answer(reply, answer, answer_headers):
-                self._answer_fault(reply, _too_large(tail, excess, self._connection.max_payload))
-        except asyncio.CancelledError:
-            self._answer_fault(
-                reply,
-                Fault("unavailable", "The service stopped before it was done; it may have been done."),
+            request.task = self._handler.begin(
+                request.plugin, request.tail, request.payload, headers, request.reply
             )
-            raise
+            if request.task is not None:
+                request.task.add_done_callback(request.ended)
         except Exception as error:  # noqa: BLE001 - the last line: a caller never waits in vain
-            self._answer_fault(reply, _internal(error, f"{ticket.plugin} {tail}"))
-        finally:
-            self._admission.done(ticket)
-            self._settled()
+            self.answer_fault(request.inbox, _internal(error, f"{request.plugin} {request.tail}"))
+            self.settle(request)
 
-    def _answer_fault(self, reply: bytes, fault: Fault) -> None:
-        self._connection.answer(reply, *encode_fault(fault))
+    def send(self, request: _Request, body: bytes, headers: dict[str, str] | None) -> None:
+        """Send the answer of a request."""
+        alone = len(self._open) == 1
+        if excess := self._connection.answer(request.inbox, body, headers, at_once=alone):
+            self.answer_fault(request.inbox, _too_large(request.tail, excess, self._connection.max_payload))
+        self.settle(request)
 
-    def _settled(self) -> None:
+    def answer_fault(self, inbox: bytes, fault: Fault) -> None:
+        """Send an error."""
+        self._connection.answer(inbox, *encode_fault(fault))
+
+    def settle(self, request: _Request) -> None:
+        """Note that a request has its answer; whoever is next starts."""
+        if request in self._open:
+            self._open.discard(request)
+            self._admission.done(request)
         if not self.pending:
             self._idle.set()
 
 
-def _less(headers: dict[str, str] | None, waited: float) -> dict[str, str] | None:
-    if waited < 0.001 or headers is None or TIMEOUT_HEADER not in headers:
+class _Request(Ticket):
+    """A request from its arrival to its answer."""
+
+    __slots__ = ("_answered", "_binding", "headers", "inbox", "payload", "tail", "task")
+
+    def __init__(  # noqa: PLR0917 - made once a request, in one place
+        self,
+        binding: Binding,
+        plugin: str,
+        tail: str,
+        deadline: float,
+        payload: bytes,
+        headers: dict[str, str] | None,
+        inbox: bytes,
+    ) -> None:
+        super().__init__(plugin, deadline)
+        self._binding = binding
+        self._answered = False
+        self.tail = tail
+        self.payload = payload
+        self.headers = headers
+        self.inbox = inbox
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._binding.run(self)
+
+    def expire(self) -> None:
+        self._answered = True
+        self._binding.answer_fault(
+            self.inbox,
+            Fault(
+                "timeout",
+                "The request waited for its turn until its time was over; nothing of it was done.",
+                hint="Other requests of the plugin, or of others, were first.",
+            ),
+        )
+        self._binding.settle(self)
+
+    def reply(self, body: bytes, headers: dict[str, str] | None) -> None:
+        """Send the answer; the first one counts."""
+        if not self._answered:
+            self._answered = True
+            self._binding.send(self, body, headers)
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """See that there was an answer, now that the task is over; the last line, for a fault of ours."""
+        if self._answered:
+            return
+        error = None if task.cancelled() else task.exception()
+        fault = _internal(error or RuntimeError("no answer was made"), f"{self.plugin} {self.tail}")
+        self.reply(*encode_fault(fault))
+
+    def abandon(self) -> None:
+        """Answer that the service stops, whatever becomes of it."""
+        self.reply(
+            *encode_fault(
+                Fault("unavailable", "The service stopped before it was done; it may have been done.")
+            )
+        )
+        if self.task is not None:
+            self.task.cancel()
+
+
+def _keep(kept: dict[bytes, Kept], key: bytes, value: Kept) -> None:
+    """Keep a value; strangers may invent keys, so a full house is emptied."""
+    if len(kept) >= _MOST_KEPT:
+        kept.clear()
+    kept[key] = value
+
+
+def _left(headers: dict[str, str] | None, seconds: float) -> dict[str, str] | None:
+    if headers is None or TIMEOUT_HEADER not in headers:
         return headers
-    left = int(headers[TIMEOUT_HEADER]) - int(waited * 1000)
-    return {**headers, TIMEOUT_HEADER: str(max(1, left))}
+    return {**headers, TIMEOUT_HEADER: str(max(1, int(seconds * 1000)))}
 
 
 def _too_large(tail: str, excess: int, most: int) -> Fault:
@@ -203,7 +282,7 @@ def _too_large(tail: str, excess: int, most: int) -> Fault:
     )
 
 
-def _internal(error: Exception, what: str) -> Fault:
+def _internal(error: BaseException, what: str) -> Fault:
     reference = uuid.uuid4().hex[:12]
     _log.error("internal fault", exc_info=error, extra={"reference": reference, "request": what})
     return Fault("internal", f"The service failed; its log has the reference {reference}.")

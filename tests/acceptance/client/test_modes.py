@@ -264,12 +264,13 @@ async def test_types_are_not_coerced(mode, plugin):
 # The reference plugin
 
 
-async def test_the_reference_plugin(mode, plugin, quotes_module):
-    """Quotes, votes, preferences and games work the same in each mode."""
-    async with Storage.connect(plugin, **mode) as storage:
+async def test_the_reference_plugin(mode, plugins_file, quotes_module):
+    """Migrations, quotes, votes, preferences and games work the same in each mode."""
+    async with Storage.connect("quotes-in-modes", plugins=plugins_file, **mode) as storage:
         quotes = quotes_module.QuotesPlugin(storage)
-        await quotes.start()
-        await quotes.start()
+        assert len((await quotes.start()).applied) == 6
+        assert (await quotes.start()).applied == []
+        assert (await storage.migrations.status()).drift == []
         new = await quotes.import_file()
         assert new >= 200
         assert await quotes.import_file() == 0

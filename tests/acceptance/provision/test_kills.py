@@ -159,7 +159,8 @@ def test_the_command_killed_and_run_again(own_installation: Installation, plugin
             process.communicate()
             killed += 1
             continue
-        assert process.wait() == 0, process.communicate()[1]
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
         break
     assert killed >= 3
     assert asyncio.run(own_installation.apply()).changes == []

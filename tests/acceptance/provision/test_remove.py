@@ -91,16 +91,15 @@ async def test_no_trace_is_left(own_installation: Installation, plugin: str, tmp
         assert len(told) == len(set(told)) == 7
         assert await other.kv.get("a") == "neighbour"
 
-    found = [
-        trace
-        for trace in traces_in_postgres(own_installation.database, plugin)
-        if neighbour not in str(trace)
-    ]
-    assert found == []
-    traces = await traces_in_nats(own_installation, account.public, f"plugin_{plugin}")
-    assert [trace for trace in traces if neighbour not in trace] == []
-    left = [path for path in own_installation.data.rglob(f"plugin_{plugin}*") if neighbour not in path.name]
-    assert [path for path in left if "nats/" not in str(path)] == []
+    found_rows = traces_in_postgres(own_installation.database, plugin)
+    assert [trace for trace in found_rows if neighbour not in str(trace)] == []
+    name = f"plugin_{plugin}"
+    traces = await traces_in_nats(own_installation, account.public, name)
+    # nats-server keeps an empty folder, and lists the bare key, of an account that once had a stream.
+    bare = [trace for trace in traces if trace.startswith("ACCOUNTZ") and name not in trace]
+    assert [trace for trace in traces if neighbour not in trace and trace not in bare] == []
+    left = [path for path in own_installation.data.rglob(f"{name}*") if neighbour not in path.name]
+    assert left == []
 
     folder = Path(written["folder"])
     keys = [json.loads(line) for line in (folder / "kv.ndjson").read_text().splitlines()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import string
 from typing import Any
 
 import pytest
@@ -182,3 +184,46 @@ async def test_a_table_that_was_dropped_begins_anew(speaker: Speaker) -> None:
     assert (await speaker.refusal("tables.drop", table="t", confirm="t")).code == "table_not_found"
     await define(speaker, column("s", "string", max_length=2))
     assert (await speaker.refusal("rows.insert", table="t", rows=[{"s": "abc"}])).code == "value_too_large"
+
+
+async def test_estimates_know_a_table_at_once(speaker: Speaker) -> None:
+    """A table that was just filled is not told to be empty, in the list and described."""
+    for table, count in (("t", 3), ("u", 0), ("v", 700)):
+        await speaker.call("tables.define", table=table, columns=[column("n")])
+        await speaker.call("rows.insert", table=table, rows=[{"n": n} for n in range(count)], returning=False)
+    listed = (await speaker.call("tables.list"))["tables"]
+    assert [(table["table"], table["rows"]) for table in listed] == [("t", 3), ("u", 0), ("v", 700)]
+    assert all(table["bytes"] > 0 for table in listed)
+    described = await speaker.call("tables.describe", table="v")
+    assert described["rows"] == 700
+    assert described["bytes"] >= listed[2]["bytes"]
+
+
+async def test_a_text_fits_its_index_or_is_refused(speaker: Speaker) -> None:
+    """What an index cannot hold has its code before it reaches a database, the same on both."""
+    indexes = [{"columns": ["t"]}]
+    await define(
+        speaker, column("t", "text"), column("free", "text"), column("n", unique=True), indexes=indexes
+    )
+    mixed = "".join(random.Random(1).choices(string.ascii_letters, k=2600))  # what no server can compress
+    for text in (mixed, "é" * 1300, "😀" * 650):
+        rows = [{"t": text, "free": text * 9}]
+        await speaker.call("rows.insert", table="t", rows=rows, returning=False)
+        found = await speaker.refusal("rows.insert", table="t", rows=[{}, {"t": text + "x"}])
+        assert (found.code, found.path) == ("value_too_large", "rows[1].t")
+        found = await speaker.refusal("rows.update", table="t", where={"n": 9}, set={"t": text + "x"})
+        assert (found.code, found.path) == ("value_too_large", "set.t")
+    where = {"t": {"$eq": "x" * 5000}}
+    assert (await speaker.call("rows.select", table="t", where=where))["rows"] == []
+
+
+async def test_several_texts_of_one_index(speaker: Speaker) -> None:
+    """Texts that fit an index each and not together: Postgres cannot hold them, and says so with a code."""
+    await define(speaker, column("s", "text"), column("t", "text"), indexes=[{"columns": ["s", "t"]}])
+    letters = random.Random(1).choices(string.ascii_letters, k=4000)
+    row = {"s": "".join(letters[:2000]), "t": "".join(letters[2000:])}
+    if speaker.application.database_url.startswith("sqlite"):
+        assert (await speaker.call("rows.insert", table="t", rows=[row]))["count"] == 1
+        return
+    refused = await speaker.refusal("rows.insert", table="t", rows=[row])
+    assert (refused.code, "t__s__t__idx" in refused.message) == ("value_too_large", True)

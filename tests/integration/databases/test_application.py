@@ -20,7 +20,7 @@ PLUGINS = Plugins(
     default_limits=Limits(request_size=4000),
     plugins={
         "norows": Plugin(name="norows"),
-        "small": Plugin(name="small", rows=True, limits=Limits(rows_per_insert=3)),
+        "small": Plugin(name="small", rows=True, limits=Limits(rows_per_insert=3, rows_per_page=2)),
     },
 )
 
@@ -59,7 +59,7 @@ async def ask(
         ("p", ("rows.insert", b"{", None), "invalid_json"),
         ("p", ("rows.insert", [1], None), "invalid_request"),
         ("p", ("rows.instert", {}, None), "invalid_request"),
-        ("p", ("migrations.status", {}, None), "invalid_request"),
+        ("p", ("migrations.apply", {"target": 1}, None), "invalid_request"),
         ("P!", ("rows.select", {"table": "t"}, None), "invalid_name"),
         ("x_owner", ("rows.select", {"table": "t"}, None), None),
         ("norows", ("rows.select", {"table": "t"}, None), "not_provisioned"),
@@ -88,6 +88,29 @@ async def test_rows_per_insert(application: Application) -> None:
     body = {"table": "t", "rows": [{"n": n} for n in range(4)]}
     assert (await ask(application, "small", "rows.insert", body))[0] == "too_many_rows"
     assert (await ask(application, "small", "rows.select", {"table": "t"}))[1]["rows"] == []
+
+
+async def test_rows_per_page(application: Application) -> None:
+    """A page as large as the plugin may has its rows, one larger a code; without a limit it ends early."""
+    await ask(application, "small", "tables.define", {"table": "t", "columns": COLUMNS})
+    body = {"table": "t", "rows": [{"n": n} for n in range(3)]}
+    assert (await ask(application, "small", "rows.insert", body))[0] == ""
+    measures = {"rows": {"$count": "*"}}
+    for tail, members in (
+        ("rows.select", {}),
+        ("rows.search", {"query": "x", "columns": ["s"]}),
+        ("rows.aggregate", {"measures": measures, "group_by": ["n"]}),
+    ):
+        if tail == "rows.search":
+            columns = [*COLUMNS, {"name": "s", "type": "text", "default": "x"}]
+            await ask(application, "small", "tables.define", {"table": "t", "columns": columns})
+        for limit in ({}, {"limit": None}, {"limit": 2}):
+            code, found = await ask(application, "small", tail, {"table": "t", **members, **limit})
+            assert code == "", found
+            assert len(found["rows"]) == 2
+            assert found.get("next_cursor") or found.get("truncated")
+        code, error = await ask(application, "small", tail, {"table": "t", **members, "limit": 3})
+        assert (code, error.get("path")) == ("out_of_range", "limit")
 
 
 async def test_tables_from_definition_to_drop(application: Application, plugin: str) -> None:

@@ -47,8 +47,9 @@ async def test_postgres_tables_as_they_are(postgres_database: str) -> None:
     assert table.generation == 3
     assert not table.managed
     columns = table.by_name
-    assert columns["a"].generated
+    assert (columns["a"].generated, columns["a"].has_default) == (False, True)
     assert columns["n"].generated
+    assert tables["parents"].by_name["id"].generated
     assert columns["b"].bits == 16
     assert not columns["b"].nullable
     assert {name: columns[name].default for name in "bcdeflio"} == {
@@ -148,8 +149,10 @@ def test_sqlite_tables_as_they_are() -> None:
     table = tables["everything"]
     columns = table.by_name
     assert table.primary_key == ("b", "a")
-    assert tables["parents"].by_name["id"].generated
+    number = tables["parents"].by_name["id"]
+    assert (number.generated, number.has_default, number.nullable) == (False, True, False)
     assert columns["h"].generated
+    assert not columns["b"].nullable
     assert columns["b"].max_length == 5
     assert {name: columns[name].default for name in "bcdef"} == {
         "b": "it's", "c": True, "d": "1.5", "e": None, "f": {"a": [1]},

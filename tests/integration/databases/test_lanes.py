@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from attrs import evolve
 
 from integration.databases.world import COUNT, World, insert, work
 from rosey_rowstore.databases.base import StaleSchemaError
@@ -71,11 +72,11 @@ async def test_a_refusal_after_the_statement_undoes_it(world: World) -> None:
     """A plan whose reply is refused has written nothing."""
     refused = insert(7, atomic=False)
 
-    def complete(_: object) -> bytes:
+    def finish(_: object) -> bytes:
         raise Fault("reply_too_large", "Too large.")
 
-    refused.complete = complete
-    refused.plan = work(("INSERT INTO t (n) VALUES (7)", ()), writes=True, atomic=True).plan
+    plan = work(("INSERT INTO t (n) VALUES (7)", ()), writes=True, atomic=True).plan
+    refused.plan = evolve(plan, finish=finish)
     (answer,) = await settle(world.lanes.submit(refused))
     assert isinstance(answer, Fault)
     assert answer.code == "reply_too_large"
@@ -89,7 +90,7 @@ async def test_deadline_cancels_and_the_lane_lives_on(world: World) -> None:
     answers = await settle(*(world.lanes.submit(work("SELECT pg_sleep(30)", timeout=0.3)) for _ in range(2)))
     assert time.monotonic() - before < 10
     assert [getattr(answer, "code", None) for answer in answers] == ["timeout", "timeout"]
-    assert await world.lanes.submit(work(COUNT)) == b"[[(0,)]]"
+    assert await world.lanes.submit(work(COUNT)) == b'{"result":[[(0,)]]}'
     running = await world.rows("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"
                                " AND state = 'active'")  # fmt: skip
     assert running == [(0,)]
@@ -127,14 +128,14 @@ async def test_write_on_a_lost_connection_is_of_unknown_outcome(world: World) ->
         assert isinstance(answer, Fault)
         assert answer.code == "unavailable"
         assert "may have happened" in answer.message
-    assert await world.lanes.submit(insert(2)) == b"[[(2,)]]" or await world.count() == 1
+    assert await world.lanes.submit(insert(2)) == b'{"result":[[(2,)]]}' or await world.count() == 1
 
 
 async def test_read_on_a_lost_connection_runs_again(world: World) -> None:
     """A read that a lost connection interrupted is answered from a new one."""
     future = world.lanes.submit(work("SELECT 7 FROM pg_sleep(1)"))
     await _kill_when(world, "SELECT 7 FROM pg_sleep(1)")
-    assert await future == b"[[(7,)]]"
+    assert await future == b'{"result":[[(7,)]]}'
 
 
 async def test_idle_connection_lost(world: World) -> None:
@@ -146,7 +147,7 @@ async def test_idle_connection_lost(world: World) -> None:
     )
     await asyncio.sleep(0.2)
     assert await world.lanes.submit(insert(2))
-    assert await world.lanes.submit(work(COUNT)) == b"[[(2,)]]"
+    assert await world.lanes.submit(work(COUNT)) == b'{"result":[[(2,)]]}'
 
 
 async def test_changed_column_type_is_stale_once(world: World) -> None:
@@ -156,7 +157,7 @@ async def test_changed_column_type_is_stale_once(world: World) -> None:
     await world.rows("ALTER TABLE t ALTER COLUMN n TYPE text")
     (answer,) = await settle(world.lanes.submit(work(select, writes=True)))
     assert isinstance(answer, StaleSchemaError)
-    assert await world.lanes.submit(work(select, writes=True)) == b"[[]]"
+    assert await world.lanes.submit(work(select, writes=True)) == b'{"result":[[]]}'
 
 
 async def test_many_shapes_do_not_pile_up(world: World) -> None:
@@ -166,10 +167,9 @@ async def test_many_shapes_do_not_pile_up(world: World) -> None:
             *(world.lanes.submit(work(f"SELECT {n}", writes=True)) for n in range(start, start + 100))
         )
         assert [a for a in answers if isinstance(a, BaseException)] == []
-    (kept,) = [
-        eval(await world.lanes.submit(work("SELECT count(*) FROM pg_prepared_statements", writes=True)))
-    ]
-    assert kept[0][0][0] <= 600
+    asked = await world.lanes.submit(work("SELECT count(*) FROM pg_prepared_statements", writes=True))
+    (((kept,),),) = eval(asked)["result"]
+    assert kept <= 600
 
 
 async def test_cap_closes_the_least_recently_used(world: World) -> None:
@@ -179,7 +179,7 @@ async def test_cap_closes_the_least_recently_used(world: World) -> None:
     try:
         for _ in range(3):
             answers = await settle(*(lanes.submit(work(COUNT)) for lanes in plugins))
-            assert answers == [b"[[(0,)]]"] * 5
+            assert answers == [b'{"result":[[(0,)]]}'] * 5
             assert connections.count <= 2
     finally:
         for lanes in plugins:
@@ -199,7 +199,7 @@ async def test_every_connection_busy_is_overloaded(world: World) -> None:
         assert answer.code == "overloaded"
         assert answer.retry_after is not None
         await slow
-        assert await second.submit(work(COUNT)) == b"[[(0,)]]"
+        assert await second.submit(work(COUNT)) == b'{"result":[[(0,)]]}'
     finally:
         await first.close()
         await second.close()

@@ -55,7 +55,7 @@ async def test_one_bad_request_in_a_batch(database: SqliteDatabase) -> None:
     refused = [answer for answer in answers if isinstance(answer, BaseException)]
     assert len(refused) == 10
     assert {getattr(error, "code", None) for error in refused} == {"unique_violation"}
-    assert await count(database) == b"[[(50,)]]"
+    assert await count(database) == b'{"result":[[(50,)]]}'
 
 
 async def test_several_statements_are_one(database: SqliteDatabase) -> None:
@@ -65,7 +65,7 @@ async def test_several_statements_are_one(database: SqliteDatabase) -> None:
         insert(database, 2), database.run("q", LIMITS, both), insert(database, 3), return_exceptions=True
     )
     assert isinstance(answers[1], Fault)
-    assert await count(database) == b"[[(2,)]]"
+    assert await count(database) == b'{"result":[[(2,)]]}'
 
 
 async def test_read_past_its_deadline(database: SqliteDatabase) -> None:
@@ -76,7 +76,7 @@ async def test_read_past_its_deadline(database: SqliteDatabase) -> None:
             await database.run("q", LIMITS, work(SLOW, timeout=0.2))
         assert caught.value.code == "timeout"
     assert time.monotonic() - before < 10
-    assert await count(database) == b"[[(0,)]]"
+    assert await count(database) == b'{"result":[[(0,)]]}'
 
 
 async def test_write_past_its_deadline_leaves_its_neighbours(database: SqliteDatabase) -> None:
@@ -90,7 +90,7 @@ async def test_write_past_its_deadline_leaves_its_neighbours(database: SqliteDat
     )
     assert [index for index, answer in enumerate(answers) if isinstance(answer, BaseException)] == [10]
     assert getattr(answers[10], "code", None) == "timeout"
-    assert await count(database) == b"[[(20,)]]"
+    assert await count(database) == b'{"result":[[(20,)]]}'
 
 
 async def test_file_held_by_another(database: SqliteDatabase, tmp_path: Path) -> None:
@@ -102,12 +102,12 @@ async def test_file_held_by_another(database: SqliteDatabase, tmp_path: Path) ->
             await insert(database, 1, timeout=0.3)
         assert caught.value.code == "timeout"
         assert "nothing was written" in caught.value.message
-        assert await count(database) == b"[[(0,)]]"
+        assert await count(database) == b'{"result":[[(0,)]]}'
     finally:
         other.execute("ROLLBACK")
         other.close()
     await insert(database, 1)
-    assert await count(database) == b"[[(1,)]]"
+    assert await count(database) == b'{"result":[[(1,)]]}'
 
 
 async def test_same_id_has_one_effect(database: SqliteDatabase) -> None:
@@ -117,7 +117,7 @@ async def test_same_id_has_one_effect(database: SqliteDatabase) -> None:
     with pytest.raises(Fault) as caught:
         await insert(database, 8, message_id="a", digest=b"fedcba9876543210")
     assert caught.value.code == "invalid_request"
-    assert await count(database) == b"[[(1,)]]"
+    assert await count(database) == b'{"result":[[(1,)]]}'
 
 
 async def test_a_schema_changed_by_another_is_stale(database: SqliteDatabase, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ async def test_close_answers_what_waits_and_ends_the_threads(tmp_path: Path) -> 
     running = [asyncio.ensure_future(database.run("q", LIMITS, work("SELECT 1"))) for _ in range(50)]
     await asyncio.sleep(0)
     await database.close()
-    assert await asyncio.gather(*running) == [b"[[(1,)]]"] * 50
+    assert await asyncio.gather(*running) == [b'{"result":[[(1,)]]}'] * 50
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("q ")]
 
 
@@ -157,7 +157,7 @@ async def test_in_memory() -> None:
         )
         await database.tables("q", LIMITS, stale=tables)
         await insert(database, 1)
-        assert await count(database) == b"[[(1,)]]"
+        assert await count(database) == b'{"result":[[(1,)]]}'
     finally:
         await database.close()
 

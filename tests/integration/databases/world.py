@@ -32,12 +32,11 @@ def work(
     """A plan whose reply is the text of its rows."""
     made = tuple(Statement(s) if isinstance(s, str) else Statement(*s) for s in statements)
 
-    def complete(results: Sequence[Result]) -> bytes:
+    def finish(results: Sequence[Result]) -> bytes:
         return repr([list(result.rows) for result in results]).encode()
 
     return Work(
-        plan=Plan(statements=made, finish=lambda _: None, writes=writes, atomic=atomic, tables=("t",)),
-        complete=complete,
+        plan=Plan(statements=made, finish=finish, writes=writes, atomic=atomic, tables=("t",)),
         deadline=asyncio.get_running_loop().time() + timeout,
         message_id=message_id,
         digest=digest,

@@ -32,11 +32,20 @@ class Application:
     async def _ok(self, _: str) -> Answer:
         return OK
 
-    async def handle(
-        self, plugin: str, tail: str, payload: bytes, headers: Mapping[str, str] | None
-    ) -> Answer:
+    def begin(
+        self,
+        plugin: str,
+        tail: str,
+        payload: bytes,
+        headers: Mapping[str, str] | None,
+        reply: Callable[[bytes, dict[str, str] | None], None],
+    ) -> asyncio.Task[None] | None:
         self.asked.append((plugin, tail, payload, headers))
-        return await self.answer(plugin)
+
+        async def answer() -> None:
+            reply(*await self.answer(plugin))
+
+        return asyncio.get_running_loop().create_task(answer())
 
 
 class Service:

@@ -262,6 +262,7 @@ async def test_a_transaction_is_sent_as_one_request_when_its_block_ends():
                 {"count": 2},
                 {"count": 1, "rows": [{"id": 8}]},
                 {"count": 0},
+                {"count": 2, "rows": [{"id": 9}, {"id": 8}]},
             ]
         }
     )
@@ -271,12 +272,17 @@ async def test_a_transaction_is_sent_as_one_request_when_its_block_ends():
             second = tx.table("b").update({"id": 1}, {"n": {"$inc": 1}}, max_rows=2)
             third = tx.table("c").upsert({"user": "b"}, key=["user"])
             fourth = tx.table("d").delete({"id": 5})
-            with pytest.raises(InvalidRequest, match="not sent yet"):
+            fifth = tx.table("c").upsert_many(
+                [{"user": "c"}, {"user": "b"}], key=["user"], merge={"n": "$inc"}, returning=True
+            )
+            with pytest.raises(InvalidRequest, match="not sent yet") as caught:
                 _ = first.count
+            assert (caught.value.plugin, caught.value.operation) == (storage.plugin, "rows.transact")
             assert script.sent == []
         assert (first.count, first.row) == (1, {"id": 7})
         assert (second.count, second.rows, second.row) == (2, [], None)
-        assert tx.results == [first, second, third, fourth]
+        assert [row["id"] for row in fifth.rows] == [9, 8]
+        assert tx.results == [first, second, third, fourth, fifth]
     assert len(script.sent) == 1
     assert script.sent[0].headers["Nats-Msg-Id"] == "k1"
     assert script.sent[0].body == {
@@ -285,6 +291,13 @@ async def test_a_transaction_is_sent_as_one_request_when_its_block_ends():
             {"op": "update", "table": "b", "where": {"id": 1}, "set": {"n": {"$inc": 1}}, "max_rows": 2},
             {"op": "upsert", "table": "c", "rows": [{"user": "b"}], "key": ["user"]},
             {"op": "delete", "table": "d", "where": {"id": 5}},
+            {
+                "op": "upsert",
+                "table": "c",
+                "rows": [{"user": "c"}, {"user": "b"}],
+                "key": ["user"],
+                "merge": {"n": "$inc"},
+            },
         ]
     }
 

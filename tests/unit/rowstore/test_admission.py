@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import attrs
 import pytest
@@ -15,8 +14,23 @@ from rosey_rowstore.service.admission import Admission, Ticket
 LIMITS = Limits(requests_in_flight=2, requests_waiting=3, requests_per_second=1000, burst=1000)
 
 
+class Noted(Ticket):
+    """A request that notes what becomes of it."""
+
+    def __init__(self, recorder: Recorder, plugin: str, name: str, patience: float) -> None:
+        super().__init__(plugin, asyncio.get_running_loop().time() + patience)
+        self.recorder = recorder
+        self.name = name
+
+    def start(self) -> None:
+        self.recorder.started.append(self.name)
+
+    def expire(self) -> None:
+        self.recorder.expired.append(self.name)
+
+
 class Recorder:
-    """Requests that note what becomes of them."""
+    """The requests, and who was started and who expired."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
@@ -25,21 +39,11 @@ class Recorder:
         self.tickets: dict[str, Ticket] = {}
 
     def send(self, plugin: str, name: str, patience: float = 60.0) -> None:
-        ticket = Ticket(
-            plugin,
-            asyncio.get_running_loop().time() + patience,
-            _noting(self.started, name),
-            _noting(self.expired, name),
-        )
-        self.tickets[name] = ticket
-        self.admission.admit(ticket)
+        self.tickets[name] = Noted(self, plugin, name, patience)
+        self.admission.admit(self.tickets[name])
 
     def finish(self, name: str) -> None:
         self.admission.done(self.tickets[name])
-
-
-def _noting(where: list[str], name: str) -> Callable[[], None]:
-    return lambda: where.append(name)
 
 
 def recorder(limits: Limits = LIMITS, total: int = 100) -> Recorder:

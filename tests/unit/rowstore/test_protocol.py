@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
+import sys
+import time
 import uuid
 from typing import Any
 
@@ -69,6 +71,85 @@ def test_unknown_members_name_the_nearest_known_one() -> None:
     fault = refusal("rows.select", b'{"table":"q","wher":{}}')
     assert fault.path == "wher"
     assert "'where'" in fault.message
+
+
+def test_what_is_misspelt_is_named_with_what_was_meant() -> None:
+    """The operation of a transaction has its nearest name; where no member is taken none is listed."""
+    fault = refusal("rows.transact", b'{"operations":[{"op":"inset"}]}')
+    assert "did you mean 'insert'?" in fault.message
+    fault = refusal("tables.list", b'{"tables":[]}')
+    assert (fault.path, fault.hint) == ("tables", "There are none here.")
+
+
+def test_kinds_are_told_in_the_words_of_json() -> None:
+    """Nothing of Python shows in a refusal, whatever stands where an object should."""
+    for payload in (b'{"n":null}', b'{"n":[]}', b"[]", b"3", b'{"n":{"$sum":null}}'):
+        fault = refusal("rows.aggregate", b'{"table":"q","measures":' + payload + b"}")
+        assert fault.code == "invalid_request"
+        assert " takes " in fault.message
+        assert "attribute" not in fault.message
+
+
+LONG = "x" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"table": "q", LONG: 1},
+        {"table": "q", "order_by": [{LONG: 1}]},
+        {"table": "q", "where": LONG},
+        {LONG: {LONG: LONG}},
+    ],
+)
+def test_a_name_of_a_megabyte_is_not_sent_back(body: dict[str, Any]) -> None:
+    """Whatever a stranger calls things, the refusal is short, and made at once."""
+    fault = refusal("rows.select", json.dumps(body).encode())
+    payload, headers = p.encode_fault(fault.at("operations[3]"))
+    assert (len(payload) < 10_000, len(headers["Nats-Service-Error"]) <= 200) == (True, True)
+    assert json.loads(payload)["error"]["code"] == "invalid_request"
+    began = time.process_time()
+    assert p.nearest(LONG, ["table", "where"] * 100) is None
+    assert time.process_time() - began < 0.05
+
+
+def test_a_number_of_too_many_digits() -> None:
+    """A whole number that Python does not read is told in the contract's words."""
+    fault = refusal("rows.select", b'{"table":"q","limit":' + b"9" * 5000 + b"}")
+    told = f"A number has more than {sys.get_int_max_str_digits()} digits."
+    assert (fault.code, fault.message) == ("invalid_json", told)
+
+
+def test_a_repeated_member_among_many_is_found_at_once() -> None:
+    """A hundred thousand members, the last a repetition: it is named, and holds up nobody."""
+    members = ",".join(f'"m{number}":0' for number in [*range(100_000), 99_998])
+    began = time.process_time()
+    fault = refusal("rows.select", ("{" + members + "}").encode())
+    assert time.process_time() - began < 2
+    assert (fault.code, "'m99998'" in fault.message) == ("invalid_json", True)
+
+
+@pytest.mark.parametrize(
+    ("tail", "body", "path"),
+    [
+        ("rows.insert", {"table": "q", "rows": [1] * 300_000}, "rows[0]"),
+        ("rows.transact", {"operations": [{}] * 200_000}, "operations[0].op"),
+        ("rows.select", {"table": "q", "order_by": ["a", *[1] * 300_000]}, "order_by[1]"),
+        ("rows.aggregate", {"table": "q", "measures": {f"m{n}": 1 for n in range(50_000)}}, "measures.m0"),
+        (
+            "rows.upsert",
+            {"table": "q", "rows": [], "key": ["k"], "merge": {f"m{n}": "$add" for n in range(40_000)}},
+            "merge.m0",
+        ),
+        ("tables.define", {"table": "q", "columns": [{"nme": "x"}] * 40_000}, "columns[0].name"),
+    ],
+)
+def test_a_request_wrong_in_every_part_is_refused_at_once(tail: str, body: Any, path: str) -> None:
+    """The first fault ends the reading: a megabyte of them does not hold the service up for seconds."""
+    payload = json.dumps(body).encode()
+    began = time.process_time()
+    assert refusal(tail, payload).path == path
+    assert time.process_time() - began < 1.0
 
 
 PATHS = {
@@ -311,8 +392,10 @@ def test_plugin_names_that_are_allowed(name: str) -> None:
     assert p.check_plugin(name) == name
 
 
-@pytest.mark.parametrize("name", ["", "A", "-a", "a-", "_a", "a.b", "a b", "x" * 49, "é", "a\n", "*", ">"])
-def test_plugin_names_that_are_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["", "A", "-a", "a-", "_a", "a.b", "a b", "x" * 49, "é", "a\n", "*", ">", 5, None]
+)
+def test_plugin_names_that_are_refused(name: Any) -> None:
     """Everything else is refused, wildcards and line ends included."""
     with pytest.raises(Fault) as caught:
         p.check_plugin(name)

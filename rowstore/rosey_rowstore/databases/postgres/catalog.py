@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from rosey_rowstore.databases.base import Size
 from rosey_rowstore.databases.defaults import postgres_default
-from rosey_rowstore.engine.catalog_types import column_type, is_managed
+from rosey_rowstore.engine.catalog_types import as_served, column_type
 from rosey_rowstore.engine.model import Column, Dialect, Index, Table
 
 __all__ = ["reflect", "schema_exists", "sizes"]
@@ -23,7 +23,7 @@ _COLUMNS: Final[LiteralString] = f"""
     SELECT c.relname, a.attname,
            CASE t.typtype WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod)
                           ELSE format_type(a.atttypid, a.atttypmod) END,
-           a.attnotnull, a.attidentity <> '', a.attgenerated <> '',
+           a.attnotnull, a.attidentity::text, a.attgenerated <> '',
            pg_get_expr(d.adbin, d.adrelid),
            (SELECT f.relname FROM pg_constraint r JOIN pg_class f ON f.oid = r.confrelid
              WHERE r.conrelid = c.oid AND r.contype = 'f' AND r.conkey = ARRAY[a.attnum] LIMIT 1)
@@ -66,9 +66,12 @@ async def reflect(connection: AsyncConnection[Any], schema: str, generation: int
     """Return the tables of `schema` by name."""
     name = _quoted(schema)
     columns: dict[str, list[Column]] = defaultdict(list)
+    numbered: dict[str, set[str]] = defaultdict(set)
     cursor = await connection.execute(_COLUMNS, (name,))
     for table, *described in await cursor.fetchall():
         columns[table].append(_column(described))
+        if _is_numbered(described):
+            numbered[table].add(described[0])
     keys: dict[str, tuple[str, ...]] = {}
     indexes: dict[str, list[Index]] = defaultdict(list)
     cursor = await connection.execute(_INDEXES, (name,))
@@ -78,13 +81,15 @@ async def reflect(connection: AsyncConnection[Any], schema: str, generation: int
         else:
             indexes[table].append(Index(name=index, columns=tuple(over), unique=unique))
     return {
-        table: Table(
-            name=table,
-            columns=tuple(found),
-            primary_key=keys.get(table, ()),
-            indexes=tuple(indexes[table]),
-            managed=is_managed(found, keys.get(table, ())),
-            generation=generation,
+        table: as_served(
+            Table(
+                name=table,
+                columns=tuple(found),
+                primary_key=keys.get(table, ()),
+                indexes=tuple(indexes[table]),
+                generation=generation,
+            ),
+            numbered[table],
         )
         for table, found in columns.items()
     }
@@ -93,8 +98,7 @@ async def reflect(connection: AsyncConnection[Any], schema: str, generation: int
 def _column(row: Sequence[Any]) -> Column:
     name, catalog_type, required, identity, computed, default, references = row
     members = column_type(catalog_type, Dialect.POSTGRES)
-    serial = default is not None and default.startswith("nextval(")
-    generated = identity or computed or serial
+    generated = bool(identity) or computed or _is_numbered(row)
     return Column(
         name=name,
         nullable=not required,
@@ -104,6 +108,12 @@ def _column(row: Sequence[Any]) -> Column:
         references=references,
         **members,
     )
+
+
+def _is_numbered(row: Sequence[Any]) -> bool:
+    """Whether Postgres numbers the column where an insert does not: serial, or an identity by default."""
+    _, _, _, identity, _, default, _ = row
+    return identity == "d" or (default is not None and default.startswith("nextval("))
 
 
 async def sizes(connection: AsyncConnection[Any], schema: str) -> Mapping[str, Size]:

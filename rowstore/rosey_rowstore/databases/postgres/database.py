@@ -11,6 +11,7 @@ from attrs import define, field
 from psycopg import AsyncConnection
 
 from rosey_rowstore.databases.base import (
+    Answer,
     Size,
     StaleSchemaError,
     Work,
@@ -20,10 +21,11 @@ from rosey_rowstore.databases.base import (
 )
 from rosey_rowstore.databases.postgres import catalog, logins
 from rosey_rowstore.databases.postgres.connections import Connections
+from rosey_rowstore.databases.postgres.counting import counted, counting, small_tables
 from rosey_rowstore.databases.postgres.errors import fault_of
 from rosey_rowstore.databases.postgres.lanes import PluginLanes
 from rosey_rowstore.databases.postgres.listener import Listener, announce
-from rosey_rowstore.databases.postgres.sessions import Service, connect
+from rosey_rowstore.databases.postgres.sessions import Service, connect, conninfo
 from rosey_rowstore.databases.postgres.text import detect_text
 from rosey_rowstore.engine.definitions import plan_definition, plan_drop
 from rosey_rowstore.engine.model import Dialect, Limits, Table
@@ -185,6 +187,14 @@ class PostgresDatabase:
             assert known.tables is not None  # noqa: S101 - reflected above
             return known.tables
 
+    def known_tables(self, plugin: str, limits: Limits) -> Mapping[str, Table] | None:
+        """Return the plugin's tables when they are known and fresh."""
+        known = self._plugins.get(plugin)
+        if known is None or known.tables is None or not self._fresh(known):
+            return None
+        known.limits = limits
+        return known.tables
+
     def _fresh(self, plugin: _Plugin) -> bool:
         if plugin.reflected_epoch != plugin.epoch:
             return False
@@ -208,9 +218,17 @@ class PostgresDatabase:
 
     async def run(self, plugin: str, limits: Limits, work: Work) -> bytes:
         """Run a plan on one of the plugin's lanes."""
+        self._refuse_when_closed()
+        return await self._known(plugin, limits).lanes.submit(work)
+
+    def start(self, plugin: str, limits: Limits, work: Work, answer: Answer) -> None:
+        """Run a plan on one of the plugin's lanes, without a task."""
+        self._refuse_when_closed()
+        self._known(plugin, limits).lanes.submit_to(work, answer)
+
+    def _refuse_when_closed(self) -> None:
         if self._closed:
             raise Fault("unavailable", "The row service is stopping.", hint="Ask again in a moment.")
-        return await self._known(plugin, limits).lanes.submit(work)
 
     async def define(
         self, plugin: str, limits: Limits, request: DefineRequest, *, deadline: float
@@ -231,10 +249,18 @@ class PostgresDatabase:
             await definition.execute(plan_drop(table, Dialect.POSTGRES), (table,))
 
     async def sizes(self, plugin: str, limits: Limits) -> Mapping[str, Size]:
-        """Return the server's estimates of the plugin's tables."""
+        """Return the server's estimates of the plugin's tables, and of small ones the count."""
         await self.tables(plugin, limits)
         async with self._service.use() as connection:
-            return await catalog.sizes(connection, owned_name(plugin))
+            found = await catalog.sizes(connection, owned_name(plugin))
+        small = small_tables(found)
+        if not small:
+            return found
+        deadline = asyncio.get_running_loop().time() + limits.statement_timeout
+        try:
+            return counted(found, await self.run(plugin, limits, counting(small, deadline)))
+        except (Fault, StaleSchemaError):  # one went away meanwhile, or all are busy: estimates will do
+            return found
 
     async def turn_to_define(self, name: str, limits: Limits, deadline: float) -> asyncio.Lock:
         """Take this process's turn to define: the owner's login has few connections.
@@ -258,12 +284,31 @@ class PostgresDatabase:
 
     async def owner_session(self, name: str, limits: Limits, seconds: float) -> AsyncConnection[Any]:
         """Return a connection as the plugin's owner, whose statements may take `seconds`."""
-        if self._planner is None:
-            await self._ready()
-        found = await self._find_logins(self._known(name, limits))
+        found = await self.find_logins(name, limits)
         return await connect(
             self._dsn, found.owner, _session(name, limits, seconds), name=f"rosey {name} definition"
         )
+
+    async def find_logins(self, name: str, limits: Limits) -> logins.Logins:
+        """Return the plugin's logins, made on first use where that is allowed; else `not_provisioned`."""
+        if self._planner is None:
+            await self._ready()
+        return await self._find_logins(self._known(name, limits))
+
+    async def owner_conninfo(self, name: str, limits: Limits, seconds: float) -> str:
+        """Return the DSN by which a child connects as the plugin's owner, for a run of so many seconds."""
+        found = await self.find_logins(name, limits)
+        limit = f"{int((seconds + 5) * 1000)}ms"
+        settings = {
+            **_session(name, limits, seconds),
+            "idle_in_transaction_session_timeout": limit,
+            "client_connection_check_interval": "1s",  # a killed child's statement ends, too
+        }
+        return conninfo(self._dsn, found.owner, settings, name=f"rosey {name} migration")
+
+    async def service_session(self, name: str) -> AsyncConnection[Any]:
+        """Return a connection of the service's own, for what takes longer than a request."""
+        return await connect(self._dsn, None, {"statement_timeout": "30s", "lock_timeout": "5s"}, name=name)
 
     def changed(self, name: str) -> None:
         """Look at the plugin's catalog again before its next request."""

@@ -15,6 +15,8 @@ from rosey_rowstore.protocol import Fault
 __all__ = ["CANCELLED", "CLASSES", "fault_of", "is_stale"]
 
 CANCELLED: Final = "57014"
+INDEX_ENTRY: Final = "54000 index"
+"""SQLSTATE 54000 of an index; the state alone would say that the statement is too large."""
 
 # Statements are made from a reflection: when they do not fit, the reflection is old.
 _STALE: Final = frozenset(
@@ -58,6 +60,7 @@ _BY_STATE: Final[dict[str, tuple[str, str]]] = {
     "53300": ("overloaded", "The database has no connection left for the plugin."),
     "53400": ("quota_exceeded", "The statement needs more temporary space than the plugin may use."),
     "54000": ("request_too_large", "The statement is larger than the database takes."),
+    INDEX_ENTRY: ("value_too_large", "Texts of {table} are longer than its index {constraint} holds."),
     "54001": ("request_too_large", "The filter nests deeper than the database takes."),
     "55P03": ("timeout", "Another transaction holds the rows for too long; nothing was written."),
     "55006": ("timeout", "Another transaction uses the table; nothing was written."),
@@ -109,6 +112,8 @@ def fault_of(error: errors.Error, tables: Sequence[str]) -> Fault:
         raise StaleSchemaError(f"{', '.join(tables) or 'the schema'} changed ({state})") from error
     if state is None:
         return Fault("unavailable", "The connection to the database was lost.", hint=_HINTS["unavailable"])
+    if state == "54000" and "index row" in (error.diag.message_primary or ""):
+        state = INDEX_ENTRY
     known = _BY_STATE.get(state) or CLASSES.get(state[:2])
     if known is None:
         return internal_fault(f"Postgres answered {state}", error)

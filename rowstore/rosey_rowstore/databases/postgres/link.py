@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from psycopg import AsyncConnection, errors, pq
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.types.string import TextLoader
 
+from rosey_rowstore.databases.postgres.results import Prepared
 from rosey_rowstore.engine.model import Result, Statement
 
-__all__ = ["Failure", "Link", "LinkLostError", "RawText"]
+__all__ = ["Failure", "Link", "LinkLostError", "Outcome", "RawText"]
 
 _PREPARED_LIMIT: Final = 512
 _OK: Final = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
@@ -36,12 +38,21 @@ class LinkLostError(Exception):
 
 
 class Failure(Exception):
-    """A pipeline failed at the statement `index`; outside of a transaction all of it was rolled back."""
+    """A pipeline failed at the statement `index`; outside of a transaction all of it was rolled back.
+
+    Attributes:
+        statement: Which of the only request's statements it was, where that is known; -1 otherwise.
+    """
 
     def __init__(self, index: int, error: errors.Error) -> None:
         super().__init__(str(error))
         self.index = index
         self.error = error
+        self.statement = -1
+
+
+Outcome = list[Result] | Failure | LinkLostError
+"""What becomes of a pipeline: a result a statement, or why there is none."""
 
 
 class RawText(bytes):
@@ -78,16 +89,19 @@ class Link:
         self._pg = connection.pgconn
         self._loop = asyncio.get_running_loop()
         self._socket = self._pg.socket
-        self._prepared: dict[str, bytes] = {}
+        self._prepared: dict[str, Prepared] = {}
         self._names = 0
         for name in _READ_AS_TEXT:
             connection.adapters.register_loader(name, TextLoader)
         self._transformer = Transformer(connection)
-        self._waiter: asyncio.Future[None] | None = None
+        self._done: Callable[[Outcome], None] | None = None
+        self._sent: list[tuple[int, Prepared]] = []
         self._results: list[pq.abc.PGresult] = []
+        self._exchanges = 0
         self._syncs_to_skip = 0
         self._writing = False
         self._cancelling: asyncio.Task[None] | None = None
+        self._ended: asyncio.Future[None] | None = None
         self.lost = False
         self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
@@ -99,6 +113,11 @@ class Link:
         return self._pg.backend_pid
 
     @property
+    def ready(self) -> bool:
+        """Whether `start` may be called: the connection stands, and no cancel request is under way."""
+        return self._cancelling is None and not self.lost
+
+    @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open, in error or not."""
         return self._pg.transaction_status in (
@@ -106,10 +125,25 @@ class Link:
             pq.TransactionStatus.INERROR,
         )
 
-    async def exchange(self, statements: Sequence[Statement]) -> list[Result]:
-        """Send statements as one pipeline that ends in a Sync, and return what each gave.
+    def start(self, statements: Sequence[Statement], done: Callable[[Outcome], None]) -> None:
+        """Send statements as one pipeline that ends in a Sync; `done` is told what became of it.
 
-        Outside of a transaction the pipeline is one: all of it commits at the Sync, or none.
+        Outside of a transaction the pipeline is one: all of it commits at the Sync, or none. `done` is
+        called once, from the reader's turn of the loop (or at once, when sending fails), and does not
+        raise; it may start the next exchange. What needs no task of its own costs none.
+        """
+        self._exchanges += 1
+        self._done = done
+        try:
+            self._send(statements)
+        except LinkLostError as error:
+            if self._done is done:
+                self._finish(error)
+            return
+        self._flush()
+
+    async def exchange(self, statements: Sequence[Statement]) -> list[Result]:
+        """Do what `start` does, and return what each statement gave.
 
         Raises:
             Failure: A statement failed; the ones after it did not run.
@@ -120,21 +154,17 @@ class Link:
             self._cancelling = None
         if self.lost:
             raise LinkLostError("the connection was closed")
-        owners = self._send(statements)
-        self._waiter = self._loop.create_future()
-        self._flush()
+        waiter: asyncio.Future[list[Result]] = self._loop.create_future()
+        self.start(statements, partial(_settle, waiter))
         try:
-            await self._waiter
+            return await waiter
         except asyncio.CancelledError:
             self.abort()  # nobody collects the answers: the connection cannot be used again
             raise
-        finally:
-            self._waiter = None
-        return self._collect(owners)
 
-    def _send(self, statements: Sequence[Statement]) -> list[int]:
-        """Put the pipeline into libpq's buffer; return, per result to come, its statement (or ~statement)."""
-        owners = []
+    def _send(self, statements: Sequence[Statement]) -> None:
+        """Put the pipeline into libpq's buffer; note, per result to come, its statement (or ~statement)."""
+        sent = self._sent = []
         pg, prepared = self._pg, self._prepared
         self._results = []
         try:
@@ -142,23 +172,24 @@ class Link:
                 self.forget_statements()
             for index, statement in enumerate(statements):
                 sql = statement.sql
-                name = prepared.get(sql)
-                if name is None:
+                known = prepared.get(sql)
+                if known is None:
                     self._names += 1
-                    name = b"s%d" % self._names
-                    pg.send_prepare(name, sql.encode())
-                    prepared[sql] = name
-                    owners.append(~index)
-                pg.send_query_prepared(name, self._dump(statement.parameters))
-                owners.append(index)
+                    known = prepared[sql] = Prepared(b"s%d" % self._names, self._connection)
+                    pg.send_prepare(known.name, sql.encode())
+                    sent.append((~index, known))
+                pg.send_query_prepared(
+                    known.name, self._dump(statement.parameters), result_format=known.format
+                )
+                sent.append((index, known))
             pg.pipeline_sync()
         except errors.OperationalError as error:
             self._lose(error)
             raise LinkLostError(str(error)) from error
         except BaseException:
+            self._done = None  # the caller learns it from what is raised
             self.abort()  # half a pipeline stands in the buffer
             raise
-        return owners
 
     def forget_statements(self) -> None:
         """Let the next exchange prepare everything anew, after a change of the schema."""
@@ -179,35 +210,32 @@ class Link:
                 found.append(dumper(value))
         return found
 
-    def _collect(self, owners: Sequence[int]) -> list[Result]:
+    def _collect(self) -> list[Result] | Failure:
         collected = []
-        transformer = self._transformer
-        for owner, result in zip(owners, self._results, strict=True):
+        for (owner, prepared), result in zip(self._sent, self._results, strict=True):
             status = result.status
             if status == _TUPLES:
-                transformer.set_pgresult(result)
-                rows = transformer.load_rows(0, result.ntuples, tuple)
-                collected.append(Result(rows, result.command_tuples or 0))
+                collected.append(Result(prepared.rows(result), result.command_tuples or 0))
             elif status == _COMMAND_OK:
                 if owner >= 0:
                     collected.append(Result((), result.command_tuples or 0))
             else:
-                self._drop_unprepared(owners)
+                self._drop_unprepared()
                 error = errors.error_from_result(result, encoding="utf-8")
-                raise Failure(owner if owner >= 0 else ~owner, error)
-        self._results = []
+                return Failure(owner if owner >= 0 else ~owner, error)
         return collected
 
-    def _drop_unprepared(self, owners: Sequence[int]) -> None:
+    def _drop_unprepared(self) -> None:
         """Forget the statements whose preparation did not succeed."""
-        failed = [
-            result.status not in _OK for owner, result in zip(owners, self._results, strict=True) if owner < 0
-        ]
-        if failed and any(failed):
-            names = list(self._prepared)[-len(failed) :]
-            for sql, lost in zip(names, failed, strict=True):
-                if lost:
-                    del self._prepared[sql]
+        failed = {
+            prepared.name
+            for (owner, prepared), result in zip(self._sent, self._results, strict=True)
+            if owner < 0 and result.status not in _OK
+        }
+        if failed:
+            self._prepared = {
+                sql: prepared for sql, prepared in self._prepared.items() if prepared.name not in failed
+            }
 
     # the socket
 
@@ -241,22 +269,29 @@ class Link:
                     self._syncs_to_skip -= 1
                     self._results = []
                 else:
-                    if self._waiter is not None and not self._waiter.done():
-                        self._waiter.set_result(None)
-                    break
+                    self._finish(self._collect())
+                    return
         except errors.Error as error:
             self._lose(error)
             return
-        if self._waiter is None and pg.status != pq.ConnStatus.OK:
+        if self._done is None and pg.status != pq.ConnStatus.OK:
             self._lose(errors.OperationalError("the server ended the connection"))
+
+    def _finish(self, outcome: Outcome) -> None:
+        """Tell whoever started the exchange; the next may be started from there."""
+        done, self._done = self._done, None
+        self._sent, self._results = [], []
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+        if done is not None:
+            done(outcome)
 
     def _lose(self, error: BaseException) -> None:
         if self.lost:
             return
         self.lost = True
         self._let_go()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(LinkLostError(str(error).strip()))
+        self._finish(LinkLostError(str(error).strip()))
 
     def _let_go(self) -> None:
         self._loop.remove_reader(self._socket)
@@ -270,15 +305,16 @@ class Link:
             self._cancelling = self._loop.create_task(self._cancel(grace))
 
     async def _cancel(self, grace: float) -> None:
-        waiter = self._waiter
+        exchange = self._exchanges
         try:
             await self._connection.cancel_safe(timeout=grace)
         except errors.Error as error:
             self._lose(error)
             return
-        if waiter is not None and not waiter.done():
-            await asyncio.wait([waiter], timeout=grace)
-            if not waiter.done():
+        if self._done is not None and self._exchanges == exchange:
+            self._ended = self._loop.create_future()
+            await asyncio.wait([self._ended], timeout=grace)
+            if not self._ended.done():
                 self._lose(errors.OperationalError("the server did not answer a cancel request"))
 
     def abort(self) -> None:
@@ -291,3 +327,12 @@ class Link:
         if self._cancelling is not None:
             await asyncio.wait([self._cancelling])
         await self._connection.close()
+
+
+def _settle(waiter: asyncio.Future[list[Result]], outcome: Outcome) -> None:
+    if waiter.done():
+        return
+    if isinstance(outcome, list):
+        waiter.set_result(outcome)
+    else:
+        waiter.set_exception(outcome)

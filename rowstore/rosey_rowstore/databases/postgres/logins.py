@@ -21,6 +21,7 @@ from rosey_rowstore.protocol import Fault, owned_name
 
 __all__ = [
     "CONNECTIONS",
+    "LOCK_SPACE",
     "PRIVATE_SCHEMA",
     "SERVICE_ROLE",
     "Login",
@@ -39,7 +40,7 @@ PRIVATE_SCHEMA: Final = "rosey_service"
 SERVICE_ROLE: Final = "rosey_service"
 """The row service's own login, where one was made for it; see `lockdown`."""
 _OWNER: Final = "_owner"
-_LOCK_SPACE: Final = 0x526F7365  # "Rose": the first half of every advisory lock of this service
+LOCK_SPACE: Final = 0x526F7365  # "Rose": the first half of every advisory lock of this service
 
 RoleKind = Literal["rows", "owner"]
 
@@ -112,7 +113,7 @@ async def provision(connection: AsyncConnection[Any], plugin: str, limits: Limit
     try:
         async with connection.transaction():
             # One lock for all plugins: they write the same private table and the same catalog.
-            await connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", (_LOCK_SPACE,))
+            await connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", (LOCK_SPACE,))
             await _private_schema(connection)
             found = await find_logins(connection, plugin)
             if found is None or not await _roles_stand(connection, found):

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from rosey_rowstore.databases.postgres.logins import Login
 from rosey_rowstore.protocol import Fault
 
-__all__ = ["Service", "connect", "options_of"]
+__all__ = ["Service", "connect", "conninfo", "options_of"]
 
 _CONNECT_SECONDS: Final = 5.0
 _AWAY: Final = "The database does not answer."
@@ -36,6 +36,19 @@ def options_of(settings: Mapping[str, str]) -> str:
     )
 
 
+def conninfo(dsn: str, login: Login | None, settings: Mapping[str, str], *, name: str) -> str:
+    """Return the DSN of a connection as `login`, or as the DSN's own user, with its session settings."""
+    known = conninfo_to_dict(dsn)
+    members: dict[str, Any] = {
+        "options": f"{known.get('options') or ''} {options_of({**_FORMS, **settings})}".strip(),
+        "application_name": known.get("application_name") or name,
+        "client_encoding": "utf8",
+    }
+    if login is not None:
+        members |= {"user": login.role, "password": login.password}
+    return make_conninfo(dsn, **members)
+
+
 async def connect(
     dsn: str,
     login: Login | None,
@@ -49,21 +62,12 @@ async def connect(
     Raises:
         Fault: `unavailable` when the server is away or refuses, `overloaded` when it is full.
     """
-    known = conninfo_to_dict(dsn)
-    members: dict[str, Any] = {
-        "options": f"{known.get('options') or ''} {options_of({**_FORMS, **settings})}".strip(),
-        "application_name": known.get("application_name") or name,
-        "client_encoding": "utf8",
-    }
-    if login is not None:
-        members |= {"user": login.role, "password": login.password}
+    whole = conninfo(dsn, login, settings, name=name)
     try:
         # Not wait_for: before Python 3.12 it swallows a cancellation that comes as the connection stands,
         # and the listener, cancelled then, would listen for ever.
         async with asyncio.timeout(timeout):
-            return await AsyncConnection.connect(
-                make_conninfo(dsn, **members), autocommit=True, prepare_threshold=None
-            )
+            return await AsyncConnection.connect(whole, autocommit=True, prepare_threshold=None)
     except TimeoutError as error:
         raise Fault("unavailable", _AWAY, hint=_AWAY_HINT) from error
     except psycopg.OperationalError as error:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from rosey_rowstore.databases.base import Size
 from rosey_rowstore.databases.defaults import sqlite_default
-from rosey_rowstore.engine.catalog_types import LENGTHS_QUERY, column_type, is_managed
+from rosey_rowstore.engine.catalog_types import LENGTHS_QUERY, as_served, column_type
 from rosey_rowstore.engine.model import Column, Dialect, Index, Table
 
 __all__ = ["reflect", "sizes"]
@@ -60,14 +60,14 @@ def _table(
         _column(row, references, lengths.get((name, row[0])), alone_in_key=len(keys) == 1)
         for row in described
     )
-    return Table(
+    table = Table(
         name=name,
         columns=columns,
         primary_key=primary_key,
         indexes=tuple(_indexes(connection, name)),
-        managed=is_managed(columns, primary_key),
         generation=generation,
     )
+    return as_served(table, {row[0] for row in keys if _is_row_number(row, alone_in_key=len(keys) == 1)})
 
 
 def _column(
@@ -75,20 +75,24 @@ def _column(
 ) -> Column:
     name, declared, required, default, key, hidden = row
     members = column_type(declared, Dialect.SQLITE)
-    # An INTEGER PRIMARY KEY is the row's own number, which SQLite gives.
-    row_number = bool(key) and alone_in_key and declared.upper() == "INTEGER"
-    generated = row_number or hidden in _COMPUTED
+    generated = hidden in _COMPUTED or _is_row_number(row, alone_in_key=alone_in_key)
     if longer is not None and members.get("max_length") is not None:
         members["max_length"] = max(longer, members["max_length"])
     return Column(
         name=name,
-        nullable=not required and not row_number,
+        nullable=not (required or key),  # SQLite alone takes null in a key
         has_default=generated or default is not None,
         default=None if default is None or generated else sqlite_default(default, members["type"]),
         generated=generated,
         references=references.get(name),
         **members,
     )
+
+
+def _is_row_number(row: tuple[Any, ...], *, alone_in_key: bool) -> bool:
+    """Whether the column is an INTEGER PRIMARY KEY: SQLite numbers it where an insert does not."""
+    _, declared, _, _, key, _ = row
+    return bool(key) and alone_in_key and declared.upper() == "INTEGER"
 
 
 def _indexes(connection: sqlite3.Connection, table: str) -> list[Index]:

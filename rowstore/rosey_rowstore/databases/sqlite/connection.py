@@ -17,6 +17,7 @@ _STEPS_BETWEEN_LOOKS: Final = 10_000
 _STATEMENTS_KEPT: Final = 512
 _BUSY_MILLISECONDS: Final = 2_000
 
+_WAL_PAUSE: Final = 0.02
 REPLIES_DDL: Final = (
     (
         "CREATE TABLE IF NOT EXISTS _rosey_replies"
@@ -49,7 +50,7 @@ class FileConnection:
             self.raw.execute("PRAGMA foreign_keys = ON")
             self.raw.execute("PRAGMA synchronous = NORMAL")
             if path is not None and not read_only:
-                self.raw.execute("PRAGMA journal_mode = WAL")
+                self._use_wal()
             if read_only:
                 self.raw.execute("PRAGMA query_only = ON")
             self._faults = sqlite_functions.register(self.raw)
@@ -57,6 +58,19 @@ class FileConnection:
         except BaseException:
             self.raw.close()
             raise
+
+    def _use_wal(self) -> None:
+        """Turn a new file to WAL; of several processes at once SQLite refuses some without waiting."""
+        give_up = time.monotonic() + _BUSY_MILLISECONDS / 1000
+        while True:
+            try:
+                self.raw.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                    raise
+                time.sleep(_WAL_PAUSE)
+            else:
+                return
 
     def _overdue(self) -> bool:
         return time.monotonic() > self.deadline

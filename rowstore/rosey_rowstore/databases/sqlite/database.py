@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from rosey_rowstore.databases.base import Size, Work, as_before, check_references, check_unreferenced
+from rosey_rowstore.databases.base import (
+    Answer,
+    Size,
+    Work,
+    as_before,
+    check_references,
+    check_unreferenced,
+)
 from rosey_rowstore.databases.sqlite import catalog
 from rosey_rowstore.databases.sqlite.connection import REPLIES_DDL, FileConnection
 from rosey_rowstore.databases.sqlite.errors import fault_of
@@ -102,6 +112,21 @@ class SqliteDatabase:
             return self._place
         return self._place / f"{plugin}.sqlite3"
 
+    @asynccontextmanager
+    async def as_file(self, plugin: str) -> AsyncIterator[Path]:
+        """Give the plugin's database as a file that another process can open.
+
+        A database in memory is copied out and, at the end, back; its requests wait meanwhile.
+        """
+        file = await self._file(plugin)
+        if file.path is not None:
+            yield file.path
+            return
+        with tempfile.TemporaryDirectory(prefix="rosey-") as folder:
+            path = Path(folder) / f"{plugin}.sqlite3"
+            async with file.lent(path):
+                yield path
+
     async def tables(
         self, plugin: str, limits: Limits, *, stale: Mapping[str, Table] | None = None
     ) -> Mapping[str, Table]:
@@ -113,11 +138,24 @@ class SqliteDatabase:
         assert file.tables is not None  # noqa: S101 - reflected above
         return file.tables
 
+    def known_tables(self, plugin: str, limits: Limits) -> Mapping[str, Table] | None:
+        """Return the plugin's tables when its file is open and was reflected."""
+        del limits
+        file = self._files.get(plugin)
+        return None if file is None else file.tables
+
     async def run(self, plugin: str, limits: Limits, work: Work) -> bytes:
         """Run a plan on the file's writer or one of its readers."""
         del limits
         file = self._files.get(plugin) or await self._file(plugin)
-        return await file.submit(work)
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        file.submit(work, answer)
+        return await answer
+
+    def start(self, plugin: str, limits: Limits, work: Work, answer: Answer) -> None:
+        """Hand a plan to the file's writer or one of its readers."""
+        del limits
+        self._files[plugin].submit(work, answer)
 
     async def define(
         self, plugin: str, limits: Limits, request: DefineRequest, *, deadline: float
@@ -172,6 +210,7 @@ class _File:
 
     def __init__(self, plugin: str, path: Path | None) -> None:
         self._plugin, self._path = plugin, path
+        self._lending = asyncio.Lock()
         self._schema = Schema()
         self._writes: Items = queue.SimpleQueue()
         self._reads: Items = queue.SimpleQueue()
@@ -206,14 +245,43 @@ class _File:
             name = f"{self._plugin} reader {number}"
             self._threads.append(start(name, reader, self._reads, connection, self._schema))
 
-    def submit(self, work: Work) -> asyncio.Future[bytes]:
-        """Hand work to its thread; the future has the reply's bytes."""
+    @property
+    def path(self) -> Path | None:
+        """Where it is; None in memory."""
+        return self._path
+
+    @asynccontextmanager
+    async def lent(self, path: Path) -> AsyncIterator[None]:
+        """Copy the database in memory to `path`, and back at the end; its one thread waits meanwhile."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bytes] = loop.create_future()
+        given, back = asyncio.Event(), threading.Event()
+
+        def lend(connection: FileConnection) -> None:
+            with contextlib.closing(sqlite3.connect(path)) as copy:
+                connection.raw.backup(copy)
+            loop.call_soon_threadsafe(given.set)
+            back.wait()
+            with contextlib.closing(sqlite3.connect(path)) as copy:
+                copy.backup(connection.raw)
+
+        async with self._lending:
+            lending = asyncio.ensure_future(self.call(lend, float("inf")))
+            waiting = asyncio.ensure_future(given.wait())
+            try:
+                await asyncio.wait((lending, waiting), return_when=asyncio.FIRST_COMPLETED)
+                if not lending.done():
+                    yield
+            finally:
+                back.set()
+                waiting.cancel()
+                await lending
+
+    def submit(self, work: Work, answer: Answer) -> None:
+        """Hand work to its thread; `answer` gets the reply's bytes, on the event loop."""
+        loop = asyncio.get_running_loop()
         self._refuse_when_closed()
         items = self._writes if work.plan.writes else self._reads
         items.put(Job(work, _on_threads(loop, work.deadline), loop, answer))
-        return answer
 
     async def call(
         self, function: Callable[[FileConnection], T], deadline: float, *, reading: bool = False

@@ -13,11 +13,18 @@ from typing import Any, Final
 
 from attrs import define
 
-from rosey_rowstore.databases.base import REPLY_KEPT_SECONDS, StaleSchemaError, Work, same_request
+from rosey_rowstore.databases.base import (
+    REPLY_KEPT_SECONDS,
+    Answer,
+    StaleSchemaError,
+    Work,
+    placed,
+    same_request,
+)
 from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.databases.sqlite.connection import FileConnection
 from rosey_rowstore.databases.sqlite.errors import busy_fault, fault_of
-from rosey_rowstore.engine.model import Statement
+from rosey_rowstore.engine.model import Plan, Result, Statement
 from rosey_rowstore.protocol import Fault
 
 __all__ = ["BATCH", "Call", "Job", "Schema", "reader", "start", "writer"]
@@ -45,7 +52,7 @@ class Job:
     work: Work
     deadline: float
     loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[bytes]
+    answer: Answer
 
 
 @define(eq=False)
@@ -194,7 +201,7 @@ class _Writer:
             )  # a statement is all or nothing
         raw.execute("SAVEPOINT request")
         try:
-            body = work.complete(self._connection.run_all(work.plan.statements))
+            body = work.complete(self._run_all(work.plan))
             if work.message_id is not None:
                 raw.execute(_STORE, (work.message_id, work.digest, body, time.time()))
         except BaseException:
@@ -205,6 +212,18 @@ class _Writer:
             raise
         raw.execute("RELEASE request")
         return body
+
+    def _run_all(self, plan: Plan) -> list[Result]:
+        """Run a plan's statements, and say of a refusal which of them it was."""
+        if not plan.places:
+            return self._connection.run_all(plan.statements)
+        results = []
+        for index, statement in enumerate(plan.statements):
+            try:
+                results.append(self._connection.run(statement))
+            except (sqlite3.Error, OverflowError, Fault) as error:
+                raise placed(fault_of(error, plan.tables), plan, index) from error
+        return results
 
     def _clean(self) -> None:
         """Remove replies past their time, now and then, with a batch that writes anyway."""
@@ -246,7 +265,7 @@ def _answer_all(outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         _answer(job.answer, outcome)
 
 
-def _answer(answer: asyncio.Future[Any], outcome: Any) -> None:
+def _answer(answer: Answer | asyncio.Future[Any], outcome: Any) -> None:
     if answer.done():
         return
     if isinstance(outcome, BaseException):
