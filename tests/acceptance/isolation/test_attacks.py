@@ -19,6 +19,7 @@ async def test_no_attack_gets_through(name: str, installation: Installation, plu
         assert await world.secret() == b'"the victim\'s secret"'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 async def test_not_even_as_the_accounts_administrator(
     name: str, installation: Installation, plugin: str

