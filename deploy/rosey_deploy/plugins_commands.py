@@ -249,10 +249,18 @@ def _show(world: World, found: actions.Standing, target: Target) -> None:
         "credentials": authority.plugin_credentials(plugin.name),
         "administrator": authority.admin_credentials(plugin.name),
     }
+    settings = {
+        "ROSEY_STORAGE_URL": target.url,
+        "ROSEY_STORAGE_CREDENTIALS": str(files["credentials"]),
+        "ROSEY_ENV": "production",
+    }
     if not screen.for_people:
         screen.line(
             standing_members(found)
-            | {"credentials": {what: str(path) for what, path in files.items() if path.exists()}}
+            | {
+                "credentials": {what: str(path) for what, path in files.items() if path.exists()},
+                "settings": settings,
+            }
         )
         return
     screen.standings([found])
@@ -274,12 +282,11 @@ def _show(world: World, found: actions.Standing, target: Target) -> None:
     if found.rows:
         screen.say(f"  rows            missing: {', '.join(found.rows)}")
     elif found.rows is not None:
-        screen.say("  rows            schema and logins as declared")
+        screen.say("  rows            as declared")
     screen.say()
     screen.say("  What the plugin needs in its environment:")
-    screen.say(f"    ROSEY_STORAGEURL={target.url}")
-    screen.say(f"    ROSEY_STORAGE_CREDENTIALS={files['credentials']}")
-    screen.say("    ROSEY_ENV=production")
+    for variable, value in settings.items():
+        screen.say(f"    {variable}={value}")
 
 
 def _minute(seconds: int) -> str:

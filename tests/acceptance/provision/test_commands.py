@@ -18,7 +18,8 @@ import pytest
 from rosey_deploy.stack.nats import nats_server_binary
 from rosey_deploy.stack.postgres import postgres_binaries
 from rosey_deploy.stack.process import Process
-from rosey_storage import Storage
+from rosey_storage import Settings, Storage
+from rosey_storage.nats import NatsTransport
 
 COMMAND = [sys.executable, "-m", "rosey_deploy"]
 PLUGINS = "[plugins.quotes]\nrows = true\n[plugins.other]\n"
@@ -96,6 +97,15 @@ def test_from_nothing_to_a_plugin_in_use(operator: Operator) -> None:
             await storage.kv.set("a", 1)
 
     asyncio.run(use())
+    (shown,) = operator.run("plugins", "show", "quotes")
+    settings = shown["settings"]
+
+    async def use_as_shown() -> None:
+        loaded = Settings.load(settings)  # type: ignore[arg-type]
+        async with Storage("quotes", loaded, NatsTransport("quotes", loaded)) as storage:
+            assert await storage.kv.get("a") == 1
+
+    asyncio.run(use_as_shown())
     listed = {item["plugin"]: item for item in operator.run("plugins", "ls")}
     assert {name: item["state"] for name, item in listed.items()} == {"quotes": "ready", "other": "ready"}
     (shown,) = operator.run("plugins", "show", "quotes")
