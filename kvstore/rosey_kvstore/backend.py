@@ -115,8 +115,8 @@ class Backend(Protocol):
     async def keys(self, prefix: str, limit: int, after: str | None) -> list[str]:
         """Return up to `limit` live keys that begin with `prefix` and sort after `after`, by code point."""
 
-    def items(self, prefix: str) -> AsyncIterator[Stored]:
-        """Yield the live values whose key begins with `prefix`, sorted by key."""
+    def items(self, prefix: str) -> AsyncIterator[tuple[str, bytes]]:
+        """Yield the live keys that begin with `prefix` with their bytes, sorted by key."""
 
     async def delete_many(self, keys: Sequence[str]) -> int:
         """Delete; return how many were live."""

@@ -342,8 +342,8 @@ class KV:
             check_prefix(prefix)
             if not self._opened:
                 await self._open()
-            async for stored in self._backend.items(prefix):
-                yield stored.key, _readable(stored.data, stored.key, type)
+            async for key, data in self._backend.items(prefix):
+                yield key, _readable(data, key, type)
         except StorageError as error:
             self._tell(error, "kv.items")
             raise

@@ -7,7 +7,7 @@ import datetime as dt
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rosey_kvstore.backend import Stored
 from rosey_kvstore.connection import Connection
@@ -16,6 +16,8 @@ from rosey_kvstore.jetstream import JetStreamBackend
 from rosey_rowstore.protocol import owned_name
 
 __all__ = ["export_keys", "new_folder"]
+
+_AT_ONCE: Final = 500
 
 
 def new_folder(parent: Path, name: str) -> Path:
@@ -47,9 +49,13 @@ async def export_keys(
         backend = JetStreamBackend(connection, bucket=owned_name(plugin), create=None, timeout=timeout)
         await backend.open()
         with path.open("w", encoding="utf-8") as file:
-            async for stored in backend.items(""):
-                file.write(json.dumps(_members(stored), ensure_ascii=False) + "\n")
-                count += 1
+            after: str | None = None
+            while keys := await backend.keys("", _AT_ONCE, after):
+                # What was deleted since it was listed is not live any more.
+                for stored in (await backend.get_many(keys)).values():
+                    file.write(json.dumps(_members(stored), ensure_ascii=False) + "\n")
+                    count += 1
+                after = keys[-1]
         await backend.close()
     finally:
         await connection.close()

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from nats import errors as nats_errors
 
+from rosey_kvstore.connection.bulk import Batch
 from rosey_kvstore.connection.client import LONGEST_WAIT_REFUSED, FastClient, Message, Reply, timed_out
 from rosey_kvstore.connection.credentials import CredentialsFile, UnusableCredentialsError
 from rosey_kvstore.connection.headers import encode_headers
@@ -301,6 +302,32 @@ class Connection:
         if self._closing:
             raise Unavailable("The connection is closed.")
         sub = self._client.subscribe_direct(subject, receive, denied or (lambda _: None))
+        return Subscription(lambda: self._client.unsubscribe_direct(sub))
+
+    def subscribe_bulk(
+        self,
+        subject: str,
+        *,
+        prefix: str,
+        consumer: str,
+        receive: Callable[[Batch], None],
+        others: Callable[[bytes, bytes, bytes, bytes | None], None],
+        denied: Callable[[StorageError], None],
+    ) -> Subscription:
+        """Do what `subscribe_raw` does for thousands of messages: `receive` takes many at once.
+
+        Args:
+            subject: As in `subscribe`.
+            prefix: What the subjects of those messages begin with.
+            consumer: Where they come from, as `KV_bucket.name`, with a name that nobody else knows.
+            receive: Takes them; it returns soon and does not raise.
+            others: Takes what comes on another subject, as in `subscribe_raw`.
+            denied: As in `subscribe`.
+        """
+        if self._closing:
+            raise Unavailable("The connection is closed.")
+        sub = self._client.subscribe_direct(subject, others, denied)
+        self._client.take_in_bulk(sub, prefix.encode(), consumer.encode(), receive)
         return Subscription(lambda: self._client.unsubscribe_direct(sub))
 
     def on_lost(self, hook: Callable[[], None]) -> Callable[[], None]:

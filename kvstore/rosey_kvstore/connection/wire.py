@@ -16,6 +16,8 @@ from nats.protocol.parser import Parser
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
+    from rosey_kvstore.connection.bulk import BulkReader
+
 __all__ = ["FastParser", "Take"]
 
 # sid, subject, reply, payload, header block.
@@ -29,6 +31,7 @@ class FastParser(Parser):
 
     def __init__(self, client: Client, take: Take) -> None:
         self._take = take
+        self.bulk: dict[int, BulkReader] = {}  # by the number of the subscription
         self._connection = 0
         super().__init__(client)
 
@@ -42,51 +45,68 @@ class FastParser(Parser):
         self._need = 0
 
     async def parse(self, data: bytes = b"") -> None:
-        """Take what came; a message that is not whole yet waits for the rest."""
+        """Take what came; what is not whole yet waits for the rest."""
+        connection = self._connection
+        rest = self.feed(data)
+        while rest is not None:
+            end = rest.index(b"\r\n")
+            await self._control(rest[:end])
+            if connection != self._connection:
+                return
+            rest = self.feed(rest[end + 2 :])
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Hand out the messages that are whole, up to a control line; return what begins with it, if any.
+
+        What is not whole yet is kept for the next time.
+        """
         if self._have:
             self._parts.append(data)
             self._have += len(data)
             if self._have < self._need:
-                return  # a large message: join its parts once, not at each of them
+                return None  # a large message: join its parts once, not at each of them
             data = b"".join(self._parts)
             self._parts.clear()
         self._have = self._need = 0
-        connection = self._connection
-        rest = await self._consume(data)
-        if rest < len(data) and connection == self._connection:
-            self._parts.append(data[rest:])
-            self._have = len(data) - rest
+        at = self._messages(data)
+        if at < 0:
+            return data[-at - 1 :]
+        if at < len(data):
+            self._parts.append(data[at:])
+            self._have = len(data) - at
+        return None
 
-    async def _consume(self, data: bytes) -> int:
-        """Hand out what is whole, and return where the rest begins."""
-        at, size, connection = 0, len(data), self._connection
-        while at < size and connection == self._connection:
+    def _messages(self, data: bytes) -> int:
+        """Return where the part begins that is not whole; of a control line, -1 less its place."""
+        at, size, bulk = 0, len(data), self.bulk
+        while at < size:
             end = data.find(b"\r\n", at)
             if end < 0:
                 if size - at > _LONGEST_LINE:
                     raise ProtocolError("nats: a line without an end")
                 return at
             kind = data[at]
-            if kind == 72 or kind == 77:  # noqa: PLR1714 - HMSG, MSG; twice as fast as a tuple
-                words = data[at:end].split()
-                try:
-                    total = int(words[-1])
-                    header = int(words[-2]) if kind == 72 else 0
-                    subject, sid = words[1], int(words[2])
-                    reply = words[3] if len(words) == (6 if kind == 72 else 5) else b""
-                except (ValueError, IndexError) as error:
-                    raise ProtocolError("nats: malformed MSG") from error
-                start = end + 2
-                stop = start + total
-                if stop + 2 > size:
-                    self._need = stop + 2 - at
-                    return at
-                at = stop + 2
-                body = start + header
-                self._take(sid, subject, reply, data[body:stop], data[start:body] if header else None)
-            else:
-                await self._control(data[at:end])
-                at = end + 2
+            if kind != 72 and kind != 77:  # noqa: PLR1714 - HMSG, MSG; twice as fast as a tuple
+                return -at - 1
+            words = data[at:end].split(b" ")
+            try:
+                total = int(words[-1])
+                header = int(words[-2]) if kind == 72 else 0
+                subject, sid = words[1], int(words[2])
+                reply = words[3] if len(words) == (6 if kind == 72 else 5) else b""
+            except (ValueError, IndexError) as error:
+                raise ProtocolError("nats: malformed MSG") from error
+            if bulk and sid in bulk and (taken := bulk[sid].take(data, at)) > at:
+                at = taken
+                continue
+            start = end + 2
+            stop = start + total
+            if stop + 2 > size:
+                self._need = stop + 2 - at
+                return at
+            at = stop + 2
+            body = start + header
+            self._take(sid, subject, reply, data[body:stop], data[start:body] if header else None)
         return at
 
     async def _control(self, line: bytes) -> None:

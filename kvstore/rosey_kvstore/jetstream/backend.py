@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from rosey_kvstore.backend import BucketLimits, Record, Stored
-from rosey_kvstore.connection import Connection, Interrupted, NoResponders
+from rosey_kvstore.connection import Batch, Connection, Interrupted, NoResponders
 from rosey_kvstore.errors import (
     InternalError,
     KeyExists,
@@ -35,11 +35,9 @@ from rosey_kvstore.jetstream.messages import (
     moment,
     record_of_reply,
     sequence_of,
-    stored_at,
     stored_of,
     ttl_lines,
 )
-from rosey_kvstore.jetstream.push import Place
 from rosey_kvstore.jetstream.reading import last_of, messages_of
 from rosey_kvstore.jetstream.room import Room
 from rosey_kvstore.jetstream.scan import scan
@@ -126,6 +124,7 @@ class JetStreamBackend:
                 raise self._no_bucket() from None
             info = await self._make(self._create)
         check_stream(info["config"])
+        self._listing.begin_with(info)
         self._limits = limits_of(info["config"])
         if "ts" in info:
             self._clock_ahead = dt.datetime.now(dt.UTC) - moment(info["ts"])
@@ -413,12 +412,12 @@ class JetStreamBackend:
         self._check_open()
         return await self._listing.keys(prefix, limit, after)
 
-    async def items(self, prefix: str) -> AsyncIterator[Stored]:
+    async def items(self, prefix: str) -> AsyncIterator[tuple[str, bytes]]:
         """Yield live values, sorted by key; of a large bucket each as it is when its turn comes."""
         self._check_open()
         info = await self.api.info()
         if int(info["state"]["bytes"]) <= _IN_MEMORY:
-            for value in await self._read_whole(prefix, int(info["state"]["last_seq"])):
+            for value in await self._read_whole(prefix, info):
                 yield value
             return
         keys = await self.keys(prefix, _PART, None)
@@ -432,22 +431,29 @@ class JetStreamBackend:
                 await asyncio.sleep(0)
                 for key in read:
                     if (stored := found.get(key)) is not None:
-                        yield stored
+                        yield key, stored.data
         finally:
             if not coming.cancel() and not coming.cancelled():
                 coming.exception()  # looked at: nobody reads on
 
-    async def _read_whole(self, prefix: str, last: int) -> list[Stored]:
+    async def _read_whole(self, prefix: str, info: Mapping[str, Any]) -> list[tuple[str, bytes]]:
         """Read a small bucket in one go: a third of the time that asking for its keys takes."""
-        found: dict[str, Stored | None] = {}
+        found: dict[str, bytes | None] = {}
 
-        def receive(tail: str, data: bytes, block: bytes | None, place: Place) -> None:
+        def take(tail: str, data: bytes, block: bytes | None) -> None:
             key = decode_key(tail)
             if key is not None and key.startswith(prefix):
-                found[key] = None if is_dead(block) else stored_at(key, data, block, place[0], place[3])
+                found[key] = None if is_dead(block) else data
 
-        await scan(self.api, await self._listing.filter_of(prefix), last, receive, headers_only=False)
-        return [stored for _, stored in sorted(found.items()) if stored is not None]
+        def receive(batch: Batch) -> None:
+            for tail, data, block in batch:
+                take(tail.decode("utf-8", "replace"), data, block)
+
+        last, messages = int(info["state"]["last_seq"]), int(info["state"]["messages"])
+        tail = await self._listing.filter_of(prefix)
+        if not await scan(self.api, tail, last, receive, expect=messages, headers_only=False):
+            await messages_of(self.api, tail, take, start=last + 1)
+        return [(key, data) for key, data in sorted(found.items()) if data is not None]
 
     def _fetch(self, keys: Sequence[str]) -> asyncio.Task[Mapping[str, Stored]]:
         return asyncio.get_running_loop().create_task(self.get_many(keys))

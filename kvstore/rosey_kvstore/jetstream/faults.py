@@ -70,6 +70,7 @@ _MAKERS: Mapping[int, _Make] = {
     NO_STREAM: _missing,
     10008: _away,  # JetStream system temporarily unavailable
     10009: _away,
+    10014: _away,  # consumer not found: lost with the server that led it
     10035: _away,
     10039: _away,  # JetStream not enabled for account
     10076: _away,  # JetStream not enabled

@@ -148,7 +148,7 @@ class JetStreamFeed:
                 if number > self._number:
                     self._rebuild()  # a message was lost on the way
 
-        consumer = PushConsumer(self._api, receive, idle, self._fail)
+        consumer = PushConsumer(self._api, receive=receive, idle=idle, denied=self._fail)
         self._consumer, self._number = consumer, 0
         self._seen = asyncio.get_running_loop().time()
         return await consumer.open([self._tail], **policy)

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from attrs import define, field
 
+from rosey_kvstore.connection import Batch
 from rosey_kvstore.jetstream.api import Api
+from rosey_kvstore.jetstream.messages import DEAD_HEADERS, is_dead, sequence_of
 from rosey_kvstore.jetstream.messages import field as header
-from rosey_kvstore.jetstream.messages import is_dead, sequence_of
-from rosey_kvstore.jetstream.push import Place
 from rosey_kvstore.jetstream.reading import last_of, messages_of
 from rosey_kvstore.jetstream.scan import scan
 from rosey_kvstore.keys import decode_key, filter_tokens
@@ -29,31 +29,47 @@ __all__ = ["EDGE_DOTS", "Listing"]
 EDGE_DOTS: Final = "=dots"
 
 _VIEWS: Final = 16
+# Values of so few bytes cost less than the server's leaving them out.
+_SMALL_VALUE: Final = 300
+# Where keys have hardly any older messages, reading all is faster than having the server look for the last.
+_HARDLY_ANY: Final = 1.1
 _LONGEST_TAIL: Final = 5000
 _FEW: Final = 1500
 _SMALL: Final = 2 * 1024 * 1024
 # An operator may remove a single message of a stream by hand, which nothing tells; after this many
 # seconds everything is read anew.
 _MAX_AGE: Final = 60.0
+_ORDINARY: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_/-.\n"
 
 
 @define
 class _View:
     """What is known below one filter, up to the sequence `upto`."""
 
-    subjects: set[str]
-    dead: set[str]
     upto: int
     state: tuple[Any, ...]
     read_at: float
+    subjects: dict[str, None] = field(factory=dict)  # in the order they came: sorting is half done
+    dead: set[str] = field(factory=set)
+    whole: bool = True  # nothing was written or removed while it was read
     passing: bool = False  # a delete marker has a TTL of its own: what it hides comes back by itself
     keys: list[str] | None = None
-    lock: asyncio.Lock = field(factory=asyncio.Lock)
+
+    def take(self, batch: Batch) -> None:
+        """Take many messages into account."""
+        self.keys = None
+        tails = _text(batch.tails)
+        self.subjects.update(dict.fromkeys(tails))
+        if batch.mention(*DEAD_HEADERS):
+            for tail, (_, __, block) in zip(tails, batch, strict=True):
+                self.apply(tail, block)
+        elif self.dead:
+            self.dead.difference_update(tails)
 
     def apply(self, tail: str, block: bytes | None) -> None:
         """Take one message into account."""
         self.keys = None
-        self.subjects.add(tail)
+        self.subjects[tail] = None
         if is_dead(block):
             self.dead.add(tail)
             if block and header(block, b"KV-Operation") and header(block, b"Nats-TTL"):
@@ -64,8 +80,8 @@ class _View:
     def sorted_keys(self) -> list[str]:
         """Return the live keys as text, in the order of their code points."""
         if self.keys is None:
-            live = self.subjects - self.dead if self.dead else self.subjects
-            self.keys = _decoded(live)
+            dead = self.dead
+            self.keys = _decoded([tail for tail in self.subjects if tail not in dead])
         return self.keys
 
 
@@ -77,6 +93,11 @@ class Listing:
         self._views: OrderedDict[str, _View] = OrderedDict()
         self._locks: dict[str, asyncio.Lock] = {}
         self._edge_dots = False
+        self._info: dict[str, Any] | None = None
+
+    def begin_with(self, info: dict[str, Any]) -> None:
+        """Take what the server says of the stream; a first reading needs nothing newer."""
+        self._info = info
 
     async def keys(self, prefix: str, limit: int, after: str | None) -> list[str]:
         """Return up to `limit` live keys that begin with `prefix` and sort after `after`."""
@@ -125,10 +146,11 @@ class Listing:
             return view.sorted_keys()
 
     async def _view(self, tail: str) -> _View:
-        info = await self._api.info()
-        state, now = _figures(info), asyncio.get_running_loop().time()
-        last = int(info["state"]["last_seq"])
         view = self._views.get(tail)
+        info, self._info = self._info, None
+        if view is not None or info is None:
+            info = await self._api.info()
+        state, now = _figures(info), asyncio.get_running_loop().time()
         if view is not None and view.state == state and now - view.read_at < _MAX_AGE:
             return view
         if (
@@ -136,14 +158,18 @@ class Listing:
             or view.passing
             or now - view.read_at >= _MAX_AGE
             or view.state[0] != state[0]
-            or not 0 <= last - view.upto <= _LONGEST_TAIL
+            or not 0 <= int(info["state"]["last_seq"]) - view.upto <= _LONGEST_TAIL
         ):
-            return await self._read(tail, state, last, _average(info))
-        await self._catch_up(view, tail, last)
+            view = await self._read(tail, info)
+            if view.whole:
+                return view
+            info = await self._api.info()
+            state = _figures(info)
+        await self._catch_up(view, tail, int(info["state"]["last_seq"]))
         if tail != ">" or len(view.subjects) != info["state"].get("num_subjects"):
             # Something went without a message: expiry markers do after a second, purged keys at once.
             view.subjects = await self._subjects(tail)
-            view.dead &= view.subjects
+            view.dead.intersection_update(view.subjects)
             view.keys = None
         view.state = state
         return view
@@ -157,23 +183,25 @@ class Listing:
             await messages_of(self._api, tail, take, start=view.upto + 1)
             view.upto = max(view.upto, last)
 
-    async def _subjects(self, tail: str) -> set[str]:
+    async def _subjects(self, tail: str) -> dict[str, None]:
         """Return every subject below a filter, deleted keys included."""
-        skip, found, offset = len(self._api.prefix), set[str](), 0
+        skip, found, offset = len(self._api.prefix), dict[str, None](), 0
         while True:
             body = {"subjects_filter": self._api.prefix + tail, "offset": offset}
             info = await self._api.info(body)
             subjects = info["state"].get("subjects") or {}
-            found.update([subject[skip:] for subject in subjects])
+            found.update(dict.fromkeys([subject[skip:] for subject in subjects]))
             offset += len(subjects)
             if not subjects or offset >= int(info.get("total") or 0):
                 return found
 
-    async def _read(self, tail: str, state: tuple[Any, ...], last: int, average: float) -> _View:
-        """Read the headers of each key's last message; `average` is the size of a message."""
-        view = _View(
-            subjects=set(), dead=set(), upto=last, state=state, read_at=asyncio.get_running_loop().time()
-        )
+    async def _read(self, tail: str, info: dict[str, Any]) -> _View:
+        """Read what each key's last message is."""
+        state = info["state"]
+        last, messages = int(state["last_seq"]), int(state["messages"])
+        keys = int(state.get("num_subjects") or 0)
+        average = float(state["bytes"]) / max(messages, 1)
+        view = _View(upto=last, state=_figures(info), read_at=asyncio.get_running_loop().time())
         if tail != ">":
             few = await self._subjects(tail)
             if len(few) <= _FEW and len(few) * average <= _SMALL:
@@ -181,20 +209,17 @@ class Listing:
                 # Values ride along, and still it is faster than a consumer.
                 await last_of(self._api, list(few), lambda found, _, block: view.apply(found, block))
                 return view
-        subjects = view.subjects
-
-        def receive(found: str, _: bytes, block: bytes | None, __: Place) -> None:
-            subjects.add(found)
-            if is_dead(block):
-                view.apply(found, block)
-
-        await scan(self._api, tail, last, receive, headers_only=True)
+        view.whole = await scan(
+            self._api,
+            tail,
+            last,
+            view.take,
+            view.sorted_keys,
+            expect=messages,
+            headers_only=average > _SMALL_VALUE,
+            older_too=tail == ">" and messages <= keys * _HARDLY_ANY,
+        )
         return view
-
-
-def _average(info: dict[str, Any]) -> float:
-    state = info["state"]
-    return float(state["bytes"]) / max(int(state["messages"]), 1)
 
 
 def _figures(info: dict[str, Any]) -> tuple[Any, ...]:
@@ -210,14 +235,13 @@ def _figures(info: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _decoded(tails: set[str]) -> list[str]:
-    joined = "\n".join(tails)
+def _decoded(tails: list[str]) -> list[str]:
     # One pass over all is faster than one per key, and nearly always enough.
-    if "=" not in joined and joined.isascii() and not joined.translate(_ORDINARY):
+    if not "\n".join(tails).encode().translate(None, _ORDINARY):
         return sorted(tails)
     return sorted(key for tail in tails if (key := decode_key(tail)) is not None)
 
 
-_ORDINARY: Final = {
-    ord(char): None for char in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_/-.\n"
-}
+def _text(tails: list[bytes]) -> list[str]:
+    """Return subjects as text; what is no UTF-8 is no key of ours, and is left out of lists as such."""
+    return b"\n".join(tails).decode("utf-8", "replace").split("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import re
 from functools import lru_cache
@@ -13,6 +14,7 @@ from rosey_kvstore.errors import InternalError
 from rosey_kvstore.ttl import parse_ttl_header
 
 __all__ = [
+    "DEAD_HEADERS",
     "EXPIRES",
     "TOKEN",
     "block_of",
@@ -24,7 +26,6 @@ __all__ = [
     "place_of",
     "record_of_reply",
     "sequence_of",
-    "stored_at",
     "stored_of",
     "ttl_lines",
 ]
@@ -40,7 +41,10 @@ _PLACE: Final = re.compile(
     rb"Nats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r]*)\r\n"
 )
 _DELETED: Final = b"\r\nKV-Operation:"
+_DELETES: Final = (b"DEL", b"PURGE")
 _MARKER: Final = b"\r\nNats-Marker-Reason:"
+# Without one of these no message is dead.
+DEAD_HEADERS: Final = (_DELETED, _MARKER)
 
 
 def field(block: bytes, name: bytes) -> bytes | None:
@@ -54,7 +58,11 @@ def field(block: bytes, name: bytes) -> bytes | None:
 
 def is_dead(block: bytes | None) -> bool:
     """Say whether a message is a delete, purge or expiry marker."""
-    return block is not None and (_DELETED in block or _MARKER in block)
+    if block is None:
+        return False
+    if _DELETED in block and field(block, b"KV-Operation") in _DELETES:
+        return True
+    return _MARKER in block
 
 
 def operation_of(block: bytes | None) -> Operation:
@@ -78,11 +86,11 @@ def place_of(block: bytes) -> tuple[str, int, bytes]:
     """Return subject, revision and time of a message from direct get: the server writes them last."""
     found = _PLACE.search(block)
     if found is not None:
-        return found[1].decode(), int(found[2]), found[3]
+        return found[1].decode("utf-8", "replace"), int(found[2]), found[3]
     subject, time = field(block, b"Nats-Subject"), field(block, b"Nats-Time-Stamp")
     if subject is None or time is None:
         raise InternalError("JetStream's answer cannot be read.")
-    return subject.decode(), sequence_of(block), time
+    return subject.decode("utf-8", "replace"), sequence_of(block), time
 
 
 def stored_of(key: str, data: bytes, block: bytes) -> Stored:
@@ -93,13 +101,6 @@ def stored_of(key: str, data: bytes, block: bytes) -> Stored:
     return Stored(key=key, data=data, revision=revision, created=created, expires=expires)
 
 
-def stored_at(key: str, data: bytes, block: bytes | None, revision: int, nanoseconds: int) -> Stored:
-    """Return a live value from what a consumer pushed, which tells revision and time by itself."""
-    created = moment_of(nanoseconds)
-    expires = _expires(created, block) if block is not None and b"\r\nNats-TTL:" in block else None
-    return Stored(key=key, data=data, revision=revision, created=created, expires=expires)
-
-
 def moment_of(nanoseconds: int) -> dt.datetime:
     """Return a time that is given in nanoseconds since 1970."""
     return _EPOCH + dt.timedelta(microseconds=nanoseconds // 1000)
@@ -107,7 +108,10 @@ def moment_of(nanoseconds: int) -> dt.datetime:
 
 def _expires(created: dt.datetime, block: bytes) -> dt.datetime | None:
     if (exact := field(block, EXPIRES.encode())) is not None:
-        return moment(exact.decode())
+        # Another program may have written anything there; the TTL then stands as the server keeps it.
+        with contextlib.suppress(ValueError):
+            if (expires := moment(exact.decode())).tzinfo is not None:
+                return expires
     if (ttl := field(block, b"Nats-TTL")) is None:
         return None
     seconds = parse_ttl_header(ttl.decode("ascii", "replace"))

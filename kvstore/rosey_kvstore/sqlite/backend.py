@@ -121,13 +121,13 @@ class SqliteBackend:
         """Return up to `limit` live keys that begin with `prefix` and sort after `after`."""
         return await self._read(lambda bucket: bucket.keys(prefix, limit, after))
 
-    async def items(self, prefix: str) -> AsyncIterator[Stored]:
+    async def items(self, prefix: str) -> AsyncIterator[tuple[str, bytes]]:
         """Yield the live values of a prefix, sorted by key, a page at a time."""
         after = None
         while True:
             page = await self._read(partial(Bucket.page, prefix=prefix, limit=PAGE, after=after))
             for stored in page:
-                yield stored
+                yield stored.key, stored.data
             if len(page) < PAGE:
                 return
             after = page[-1].key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -192,3 +193,50 @@ async def test_list_of_many(place: Place) -> None:
             k for k in keys if k.startswith(prefix)
         )
     assert len([key async for key, _ in kv.items(prefix="room.2")]) == 1100
+
+
+async def test_lists_miss_nothing_that_is_written_meanwhile(place: Place) -> None:
+    """A key that is there all the time is in every list, first ones too, however often it is rewritten.
+
+    A write with a TTL takes the older revision away: what a reader comes to later stands elsewhere by then.
+    """
+    writer, keys = await place.kv(), [f"room.{number}" for number in range(1200)]
+    await writer.set_many(dict.fromkeys(keys[:600], 0))
+    await writer.set_many(dict.fromkeys(keys[600:], 0))
+
+    async def rewrite() -> None:
+        numbers = itertools.count(step=7)
+        while True:
+            await asyncio.gather(*(writer.set(keys[next(numbers) % 1200], 1, ttl=600) for _ in range(30)))
+
+    rewriting = asyncio.create_task(rewrite())
+    try:
+        warm = await place.kv()
+        for _ in range(6):
+            cold = await place.kv()
+            assert (await cold.list(limit=10_000)).keys == sorted(keys)
+            assert [key async for key, _ in cold.items()] == sorted(keys)
+            assert (await warm.list(limit=10_000)).keys == sorted(keys)
+            assert (await warm.list(prefix="room.", limit=10_000)).keys == sorted(keys)
+            assert [key async for key, _ in warm.items(prefix="room.1")] == sorted(
+                key for key in keys if key.startswith("room.1")
+            )
+            assert len(await warm.get_many(keys)) == len(keys)
+    finally:
+        rewriting.cancel()
+        await asyncio.gather(rewriting, return_exceptions=True)
+
+
+async def test_first_lists_leave_out_what_is_deleted(place: Place) -> None:
+    """Deletes among thousands of keys, some written again: a first list has exactly the live ones."""
+    kv = await place.kv()
+    keys = [f"k{number}" for number in range(3000)]
+    for start in range(0, 3000, 1000):
+        await kv.set_many(dict.fromkeys(keys[start : start + 1000], "KV-Operation: DEL"))
+    assert await kv.delete_many(keys[::13]) == len(keys[::13])
+    for key in keys[::39]:
+        await kv.set(key, "again")
+    live = sorted((set(keys) - set(keys[::13])) | set(keys[::39]))
+    cold = await place.kv()
+    assert (await cold.list(limit=10_000)).keys == live
+    assert [key async for key, _ in cold.items()] == live

@@ -18,6 +18,8 @@ HISTORY = 4
 KEYS = ["a", "a.b", "a..b", "a_b", "axb", "user:1", "user:2", "ü", "k"]
 # Around an expiry the answer may be either: the server's clock and this one differ by a little.
 DOUBT = 0.6
+# What increment keeps of a TTL is rounded up to whole seconds by the server: it goes up to a second later.
+KEPT_DOUBT = 1.6
 
 
 @define
@@ -27,6 +29,7 @@ class Slot:
     changes: list[tuple[str, Any, int]] = field(factory=list)
     live: bool = False
     until: float | None = None
+    doubt: float = DOUBT
 
 
 @define
@@ -50,9 +53,9 @@ class Model:
         """Seconds to wait until no key is about to expire, or has just done so."""
         now = time.monotonic()
         near = [
-            slot.until + DOUBT - now
+            slot.until + slot.doubt - now
             for slot in self.slots.values()
-            if slot.live and slot.until is not None and now - DOUBT < slot.until < now + DOUBT
+            if slot.live and slot.until is not None and now - slot.doubt < slot.until < now + DOUBT
         ]
         return max([*near, 0.0])
 
@@ -71,13 +74,13 @@ class Model:
         slot.changes = [*slot.changes, ("set", value, revision)][-HISTORY:]
         slot.live = True
         slot.until = time.monotonic() + ttl if ttl is not None else until
+        slot.doubt = KEPT_DOUBT if ttl is None and until is not None else DOUBT
         self.told.append(("set", key, value))
 
     def deleted(self, key: str) -> None:
         slot = self.slots[key]
         slot.changes = [*slot.changes, ("delete", None, 0)][-HISTORY:]
-        slot.live = False
-        slot.until = None
+        slot.live, slot.until = False, None
         self.told.append(("delete", key, None))
 
     def keys(self, prefix: str) -> list[str]:

@@ -78,11 +78,22 @@ def test_connected_is_set_and_subscriptions_replayed_without_a_turn_between() ->
     assert max(waits) < min(lines)
 
 
-def test_the_reader_feeds_the_parser() -> None:
-    """The read loop gives bytes to `self._ps.parse`, so that our parser takes nats-py's place."""
-    assert "await self._ps.parse(" in inspect.getsource(Client._read_loop)
+def test_our_reader_takes_the_place_of_theirs() -> None:
+    """nats-py starts `_read_loop` as a task once it is connected, and cancels it before it reconnects."""
+    source = inspect.getsource(Client._process_connect_init)
+    assert "self._reading_task = " in source
+    assert "self._read_loop()" in source
+    assert "self._reading_task.cancel()" in inspect.getsource(Client._attempt_reconnect)
+    assert list(inspect.signature(Client._read_loop).parameters) == ["self"]
     assert list(inspect.signature(Parser.parse).parameters) == ["self", "data"]
     assert list(inspect.signature(Parser.reset).parameters) == ["self"]
+
+
+def test_the_transport_has_a_stream_reader_and_writer() -> None:
+    """The socket is taken over from them; the writer is used on."""
+    transport = TcpTransport()
+    assert (transport._io_reader, transport._io_writer) == (None, None)
+    assert "self._io_writer" in inspect.getsource(TcpTransport.write)
 
 
 def test_the_transport_writes_bytes_at_once() -> None:

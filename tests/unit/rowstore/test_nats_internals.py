@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+from urllib.parse import urlparse
 
 import pytest
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.protocol import command
 
 PARAMETERS = {
-    "_process_msg": ["self", "sid", "subject", "reply", "data", "headers"],
+    "_read_loop": ["self"],
+    "_process_ping": ["self"],
+    "_process_pong": ["self"],
+    "_process_info": ["self", "info", "initial_connection"],
     "_process_err": ["self", "err_msg"],
     "_process_connect_init": ["self"],
     "_process_op_err": ["self", "e"],
@@ -52,3 +58,22 @@ async def test_subscriptions_are_made_as_before() -> None:
     ]
     assert command.sub_cmd("a.b", "group", 7) == b"SUB a.b group 7\r\n"
     assert command.unsub_cmd(7, 0) == b"UNSUB 7 \r\n"
+
+
+async def test_the_stream_that_the_tap_takes_over_is_there() -> None:
+    """The transport has the stream's two ends, and the reader its buffer; their protocol can be replaced."""
+    ready = asyncio.Event()
+    server = await asyncio.start_server(lambda _, writer: (writer.close(), ready.set())[0], "127.0.0.1", 0)
+    transport = TcpTransport()
+    port = server.sockets[0].getsockname()[1]
+    await transport.connect(urlparse(f"nats://127.0.0.1:{port}"), 1 << 15, 5)
+    assert isinstance(transport._io_reader._buffer, bytearray)
+    protocol = transport._io_writer.transport.get_protocol()
+    for name in ("pause_writing", "resume_writing", "connection_lost"):
+        assert callable(getattr(protocol, name))
+    transport._io_writer.transport.set_protocol(protocol)
+    await ready.wait()
+    transport.close()
+    await transport.wait_closed()
+    server.close()
+    await server.wait_closed()
