@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from attrs import frozen
+from psycopg import AsyncConnection
 
 from rosey_kvstore.connection import Connection
+from rosey_rowstore.databases.postgres.logins import find_logins
+from rosey_rowstore.databases.postgres.sessions import connect
 from support.secure import Installation
 
 
@@ -58,6 +61,14 @@ class OverNats:
         subject = f"storage.v1.{plugin}.{tail}"
         reply = await self._connections[plugin].request(subject, payload, headers=headers, timeout=20)
         return reply.data, reply.headers
+
+    async def as_owner(self, plugin: str, statement: str) -> None:
+        """Run a statement with the owner's login, as a migration does."""
+        async with await AsyncConnection.connect(self.database_url, autocommit=True) as admin:
+            found = await find_logins(admin, plugin)
+        assert found is not None
+        async with await connect(self.database_url, found.owner, {}) as owner:
+            await owner.execute(statement.encode())
 
     async def close(self) -> None:
         for connection in self._connections.values():
