@@ -37,7 +37,7 @@ demo: $(READY) ## Run the quotes plugin on a real NATS server, PostgreSQL and ro
 .PHONY: test
 test: $(READY) ## Run the tests: fast ones first, then those on real servers (under 6 minutes).
 	@$(BIN)/python -m pytest -q -m "not slow and not nats_cli" tests/unit
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not nats_cli" tests --ignore=tests/unit
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not slow and not nats_cli" tests --ignore=tests/unit
 
 .PHONY: test-long
 test-long: $(READY) ## Run the long tests: many restarts, many keys, ten thousand random requests.

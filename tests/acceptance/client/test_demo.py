@@ -63,6 +63,7 @@ def test_the_demo_shows_what_it_promises(mode, request):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_the_demo_runs_again_on_kept_data(tmp_path):
     """A second run meets the first one's data and does not fail on it."""
     settings = {"ROSEY_STORAGE_URL": "sqlite:", "ROSEY_STORAGE_DATA": str(tmp_path)}

@@ -11,6 +11,7 @@ import pytest
 from rosey_deploy.stack.nats import NatsServer
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_a_thousand_ttls_with_history(nats_server: NatsServer, plugin: str, open_kv) -> None:
     """None comes back, none expires early, all are gone within 1.5 s after, each expiry is told once."""

@@ -170,6 +170,7 @@ async def test_impossible_ttls(kv: KV, ttl: Any, error: type[StorageError]) -> N
     assert await kv.get("k") == 1
 
 
+@pytest.mark.slow
 async def test_a_thousand_mixed_ttls(place: Place) -> None:
     """1,000 keys with older values and mixed TTLs: none early, none comes back, each expiry told once."""
     kv = await place.kv()

@@ -73,6 +73,7 @@ async def started(call: Caller, folder: Folder) -> Caller:
     return call
 
 
+@pytest.mark.slow
 async def test_what_loses_is_refused_unless_it_is_meant(started: Caller, folder: Folder) -> None:
     """Dropping and narrowing, by operation or by SQL, is `destructive_migration`; with the flag it may be."""
     for what, (code, words) in LOSES.items():
