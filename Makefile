@@ -74,6 +74,10 @@ bench-rows: $(READY) ## Measure rows against pgbench and PostGraphile.
 bench-plan: $(READY) ## Measure what planning a statement costs.
 	@$(BIN)/python tests/bench/plan.py
 
+.PHONY: bench-provision
+bench-provision: $(READY) ## Measure provisioning: 200 plugins, again, and one more.
+	@$(BIN)/python tests/bench/provision.py
+
 .PHONY: clean
 clean: ## Remove the virtual environment and what tools left behind (not .rosey/, which holds data).
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build site

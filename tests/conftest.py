@@ -13,6 +13,7 @@ from psycopg import sql
 
 from rosey_deploy.stack.nats import NatsServer
 from rosey_deploy.stack.postgres import PostgresServer, postgres_binaries
+from support.secure import Installation
 
 _numbers = itertools.count(1)
 
@@ -84,6 +85,38 @@ def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
     finally:
         with psycopg.connect(postgres_server.dsn, autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def installation(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    """Servers as in production for the whole session; add plugins with names of your own."""
+    yield from _running_installation(request, tmp_path_factory.mktemp("secure"))
+
+
+@pytest.fixture
+def own_installation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Installation]:
+    """Servers as in production that belong to one test."""
+    yield from _running_installation(request, tmp_path / "secure")
+
+
+def _running_installation(request: pytest.FixtureRequest, folder: Path) -> Iterator[Installation]:
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def database() -> str:
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        name = _unique("secure")
+        with psycopg.connect(server.dsn, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return server.dsn_of(name)
+
+    made = Installation(folder, database)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class NatsTransport:
         """Connect to the first server that answers."""
         self._connection = await Connection.open(
             self._settings.servers,
-            credentials=self._settings.credentials,
+            credentials=self._settings.credentials_of(self._plugin),
             name=owned_name(self._plugin),
             timeout=self._settings.timeout,
         )

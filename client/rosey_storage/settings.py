@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from attrs import field, frozen
 
 from rosey_kvstore.errors import InvalidRequest, TypeMismatch
-from rosey_rowstore.protocol import nearest
+from rosey_rowstore.protocol import nearest, owned_name
 
 __all__ = ["DEFAULT_URL", "Settings"]
 
@@ -42,7 +42,7 @@ class Settings:
     Attributes:
         url: `nats://…` or `tls://…`, several with commas between, or `sqlite:`, `sqlite:FILE`,
             `sqlite::memory:` for local mode.
-        credentials: The plugin's NATS credentials file.
+        credentials: The plugin's NATS credentials file, or the folder that holds it.
         subject: The first token of the row service's subjects.
         timeout: Seconds a call may take.
         data: The folder in which local mode keeps its files.
@@ -74,6 +74,11 @@ class Settings:
     def local_allowed(self) -> bool:
         """Local mode may be used."""
         return not self.production if self.allow_local is None else self.allow_local
+
+    def credentials_of(self, plugin: str) -> Path | None:
+        """Return the plugin's credentials file; in a folder, the one that `rosey-storage apply` wrote."""
+        found = self.credentials
+        return found / f"{owned_name(plugin)}.creds" if found is not None and found.is_dir() else found
 
     @property
     def servers(self) -> list[str]:

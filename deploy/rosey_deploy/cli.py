@@ -73,6 +73,10 @@ def dev(  # noqa: PLR0917 - typer reads them by name
         Path | None,
         typer.Option(envvar="ROSEY_STORAGE_PLUGINS", help="plugins.toml: limits, and buckets to make."),
     ] = None,
+    secure: Annotated[
+        bool,
+        typer.Option("--secure", help="As in production: only the plugins of plugins.toml, each by itself."),
+    ] = False,
     subject: Annotated[str, typer.Option(envvar="ROSEY_STORAGE_SUBJECT", hidden=True)] = "storage",
 ) -> None:
     """Start NATS, a database and the row service, and keep them up until Ctrl-C.
@@ -92,8 +96,9 @@ def dev(  # noqa: PLR0917 - typer reads them by name
         if database
         else default_database(),
         port=port,
-        plugins=plugins,
+        plugins=Path("plugins.toml") if secure and plugins is None else plugins,
         subject=subject,
+        secure=secure,
     )
     raise typer.Exit(
         run_dev(options, command or [], env_file=env_file, database_was_chosen=database is not None)
@@ -129,6 +134,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def _mount() -> None:
     """Add the groups of commands that other modules hold."""
+    if not any(group.name == "plugins" for group in app.registered_groups):
+        from rosey_deploy.provision_commands import add_commands  # noqa: PLC0415 - --version starts without
+
+        add_commands(app)
     if not any(group.name == "migrations" for group in app.registered_groups):
         from rosey_deploy.migration_commands import migrations_app  # noqa: PLC0415 - --help starts without it
 

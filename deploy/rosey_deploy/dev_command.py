@@ -187,7 +187,12 @@ class _Screen:
         self.was_ready = True
         data = _short(stack.data)
         self._console.print()
-        if self._options.plugins is None:
+        if stack.secured is not None:
+            self._line("plugins", ", ".join(self._options.parsed_plugins.plugins))
+            self._line("credentials", f"{_short(stack.secured.credentials)}/plugin_<name>.creds")
+            home = _short(stack.secured.context_home)
+            self._line("nats tool", f"XDG_CONFIG_HOME={home} nats --context plugin_<name> kv ls")
+        elif self._options.plugins is None:
             self._line("plugins", "any name works; its storage is made on first use")
         else:
             self._line("plugins", f"limits and buckets of {_short(self._options.plugins)}")

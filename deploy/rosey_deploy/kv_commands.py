@@ -289,7 +289,7 @@ async def _opened(plugin: str, settings: Settings) -> AsyncIterator[KV]:
         return
     connection = await Connection.open(
         settings.servers,
-        credentials=settings.credentials,
+        credentials=settings.credentials_of(plugin),
         name="rosey-storage kv",
         timeout=settings.timeout,
     )

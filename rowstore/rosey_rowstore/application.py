@@ -21,7 +21,7 @@ from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.engine.model import Limits, Plan, Table
 from rosey_rowstore.events import Events
 from rosey_rowstore.migrations.calls import MigrationCalls
-from rosey_rowstore.plugins import Plugins
+from rosey_rowstore.plugins import KnownPlugins
 from rosey_rowstore.protocol import (
     MESSAGE_ID_HEADER,
     OPERATIONS,
@@ -75,7 +75,7 @@ class Application:
     """
 
     def __init__(
-        self, database_url: str, plugins: Plugins, *, provision: bool, allow_rollback: bool = True
+        self, database_url: str, plugins: KnownPlugins, *, provision: bool, allow_rollback: bool = True
     ) -> None:
         self.database_url = database_url
         self.events = Events()

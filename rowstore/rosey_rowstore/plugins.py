@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import attrs
 from attrs import field, frozen
@@ -14,7 +14,7 @@ from attrs import field, frozen
 from rosey_rowstore.engine.model import Limits
 from rosey_rowstore.protocol import Fault, check_plugin, nearest
 
-__all__ = ["Plugin", "Plugins", "parse_size"]
+__all__ = ["KnownPlugins", "Plugin", "Plugins", "parse_size"]
 
 _UNITS: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _SIZE: Final = re.compile(r"(\d{1,15})\s*(B|KiB|MiB|GiB)")
@@ -43,6 +43,16 @@ class Plugin:
     inspector: bool = False
     allow_rollback: bool | None = None
     limits: Limits = field(factory=Limits)
+
+
+class KnownPlugins(Protocol):
+    """What is asked of the plugins, read once or followed."""
+
+    def get(self, name: str) -> Plugin | None:
+        """Return a plugin that is declared, or None."""
+
+    def limits_for(self, name: str) -> Limits:
+        """Return a plugin's limits; the defaults when it is not declared."""
 
 
 @frozen(kw_only=True)

@@ -10,18 +10,20 @@ from typing import Any
 
 from rosey_kvstore import KV, Backend, BucketLimits, Change, Watch
 from rosey_kvstore.sqlite import SqliteBackend
+from support.secure import Installation
 
-MODES = ("sqlite", "jetstream")
+MODES = ("sqlite", "jetstream", "secure")
 
 
 class Place:
     """A bucket of its own; every `kv()` is a client with a connection, or a file handle, of its own."""
 
-    def __init__(self, mode: str, plugin: str, where: str) -> None:
+    def __init__(self, mode: str, plugin: str, where: str, installation: Installation | None = None) -> None:
         self.mode = mode
         self.plugin = plugin
         self.limits = BucketLimits()
         self._where = where
+        self._installation = installation
         self._stack = AsyncExitStack()
 
     @property
@@ -36,9 +38,23 @@ class Place:
             from rosey_kvstore.connection import Connection
             from rosey_kvstore.jetstream import JetStreamBackend
 
-            connection = await Connection.open([self._where], name=f"test {self.plugin}")
+            secure = self._installation
+            if secure is not None and self.plugin not in secure.plugins:
+                limits = self.limits
+                await secure.add(
+                    self.plugin,
+                    value_size=limits.value_size,
+                    bucket_size=limits.bucket_size,
+                    history=limits.history,
+                )
+            connection = await Connection.open(
+                [self._where],
+                credentials=secure.credentials(self.plugin) if secure else None,
+                name=f"test {self.plugin}",
+            )
             self._stack.push_async_callback(connection.close)
-            backend = JetStreamBackend(connection, bucket=self.bucket, create=self.limits)
+            create = None if secure else self.limits
+            backend = JetStreamBackend(connection, bucket=self.bucket, create=create)
         await backend.open()
         self._stack.push_async_callback(backend.close)
         return backend

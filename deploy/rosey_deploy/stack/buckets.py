@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from rosey_kvstore.backend import BucketLimits
+from rosey_deploy.provision.buckets import bucket_limits
 from rosey_kvstore.connection import Connection
 from rosey_kvstore.jetstream import JetStreamBackend
-from rosey_rowstore.engine.model import Limits
 from rosey_rowstore.plugins import Plugin, Plugins
 from rosey_rowstore.protocol import owned_name
 
-__all__ = ["bucket_limits", "make_buckets"]
+__all__ = ["make_buckets"]
 
 _TIMEOUT = 10.0
-
-
-def bucket_limits(limits: Limits) -> BucketLimits:
-    """Return the part of a plugin's limits that its bucket keeps."""
-    return BucketLimits(value_size=limits.value_size, bucket_size=limits.bucket_size, history=limits.history)
 
 
 def make_buckets(url: str, plugins: Plugins) -> list[str]:

@@ -17,6 +17,7 @@ from rosey_deploy.stack.lock import hold_folder
 from rosey_deploy.stack.nats import NatsServer
 from rosey_deploy.stack.postgres import PostgresServer, postgres_binaries
 from rosey_deploy.stack.process import Process
+from rosey_deploy.stack.secured import Secured
 from rosey_deploy.stack.service import RowService
 from rosey_kvstore.errors import InvalidRequest
 from rosey_rowstore.plugins import Plugins
@@ -36,6 +37,7 @@ class DevOptions:
         port: NATS' port; 0 for a free one, the last run's where that is still free.
         plugins: `plugins.toml`; its buckets are made at the start.
         subject: The first token of the row service's subjects.
+        secure: As in production: only the plugins of `plugins`, each in an account of its own.
     """
 
     data: Path
@@ -43,6 +45,7 @@ class DevOptions:
     port: int = 0
     plugins: Path | None = None
     subject: str = "storage"
+    secure: bool = False
     parsed_plugins: Plugins = field(init=False)
 
     @parsed_plugins.default
@@ -74,7 +77,13 @@ class DevStack:
         self.data = options.data.absolute()
         self._told = told
         self._undo = contextlib.ExitStack()
-        self.nats = NatsServer(self.data / "nats", port=options.port, prefer=self._last_port())
+        self.secured = Secured(self.data, options.parsed_plugins, options.subject) if options.secure else None
+        self.nats = NatsServer(
+            self.data / "nats",
+            port=options.port,
+            prefer=self._last_port(),
+            settings=self.secured.server_settings if self.secured else None,
+        )
         self.postgres = PostgresServer(self.data / "postgres") if options.database == "postgres" else None
         self.service: RowService | None = None
 
@@ -86,6 +95,9 @@ class DevStack:
             settings["ROSEY_STORAGE_SUBJECT"] = self.options.subject
         if self.options.plugins is not None:
             settings["ROSEY_STORAGE_PLUGINS"] = str(self.options.plugins.absolute())
+        if self.secured is not None:
+            # The folder: each plugin finds its own file in it.
+            settings["ROSEY_STORAGE_CREDENTIALS"] = str(self.secured.credentials)
         return settings
 
     @property
@@ -124,7 +136,10 @@ class DevStack:
         self.nats.wait_ready()
         self._keep_port()
         self._told("NATS with JetStream", self.nats.url, time.monotonic() - began)
-        self._make_buckets()
+        if self.secured is None:
+            self._make_buckets()
+        else:
+            self._provision(self.secured)
         self._start_service()
 
     def _start_postgres(self, postgres: PostgresServer) -> None:
@@ -139,12 +154,22 @@ class DevStack:
         if made:
             self._told("buckets", ", ".join(made), time.monotonic() - began)
 
+    def _provision(self, secured: Secured) -> None:
+        began = time.monotonic()
+        secured.apply(self.nats.url, self.database_url)
+        count = len(self.options.parsed_plugins.plugins)
+        detail = f"{count} plugin{'' if count == 1 else 's'}, each its own account"
+        self._told("provisioned", detail, time.monotonic() - began)
+
     def _start_service(self) -> None:
         began = time.monotonic()
+        secured = self.secured
         self.service = RowService(
             self.data / "service.log",
             url=self.nats.url,
-            database=self.database_url,
+            database=self.database_url if secured is None else secured.database_url,
+            credentials=None if secured is None else secured.service_credentials,
+            provision=secured is None,
             plugins=None if self.options.plugins is None else self.options.plugins.absolute(),
             subject=self.options.subject,
         )

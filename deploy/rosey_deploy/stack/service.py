@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rosey_deploy.stack.process import Process
-from rosey_kvstore.errors import Unavailable
+from rosey_kvstore.connection import Connection
+from rosey_kvstore.errors import StorageTimeout, Unavailable
 
 __all__ = ["RowService", "without_own_settings"]
 
@@ -28,6 +30,7 @@ class RowService:
         url: The NATS server, as `nats://127.0.0.1:4222`.
         database: `postgresql://…` or `sqlite:FOLDER`.
         plugins: `plugins.toml`, where there is one.
+        credentials: Its NATS credentials file, where NATS asks for one.
         subject: The first token of its subjects.
         provision: Plugins are made on first use.
         settings: Further variables of its environment, as `{"ROSEY_ENV": "production"}`.
@@ -40,6 +43,7 @@ class RowService:
         url: str,
         database: str,
         plugins: Path | None = None,
+        credentials: Path | None = None,
         subject: str = "storage",
         provision: bool = True,
         settings: Mapping[str, str] | None = None,
@@ -47,6 +51,7 @@ class RowService:
         self._log = log
         self._url = url
         self._subject = subject
+        self._credentials = credentials
         self._provision = provision
         self._environment = {
             **without_own_settings(os.environ),
@@ -54,6 +59,7 @@ class RowService:
             "ROSEY_STORAGE_DATABASE": database,
             "ROSEY_STORAGE_SUBJECT": subject,
             **({} if plugins is None else {"ROSEY_STORAGE_PLUGINS": str(plugins)}),
+            **({} if credentials is None else {"ROSEY_STORAGE_CREDENTIALS": str(credentials)}),
             **(settings or {}),
         }
         self._process: Process | None = None
@@ -104,6 +110,8 @@ class RowService:
 
     def _answers(self) -> bool:
         """Ask for an operation that does not exist: a refusal comes from the service alone."""
+        if self._credentials is not None:
+            return b"invalid_request" in asyncio.run(self._ask_signed_in(self._credentials))
         server = urlsplit(self._url)
         try:
             with socket.create_connection((server.hostname or "", server.port or 4222), timeout=2.0) as link:
@@ -120,6 +128,22 @@ class RowService:
         except OSError:
             return False
         return b"invalid_request" in received
+
+    async def _ask_signed_in(self, credentials: Path) -> bytes:
+        """Ask as the service itself: in its own account nobody else can."""
+        try:
+            connection = await Connection.open(
+                [self._url], credentials=credentials, name="probe", timeout=2.0
+            )
+        except Unavailable:
+            return b""
+        try:
+            reply = await connection.request(f"{self._subject}.{_PROBE_TAIL}", b"{}", timeout=2.0)
+        except (Unavailable, StorageTimeout):
+            return b""
+        finally:
+            await connection.close()
+        return reply.data
 
 
 def without_own_settings(environment: Mapping[str, str]) -> dict[str, str]:

@@ -37,7 +37,7 @@ LONGEST_WAIT_REFUSED = 5.0
 
 _READ_SIZE = 32768
 _NO_RESPONDERS = b"NATS/1.0 503"
-_REFUSED = re.compile("authorization|authentication", re.IGNORECASE)
+_REFUSED = re.compile("authorization|authentication|account active connections", re.IGNORECASE)
 _DENIED = re.compile(r'permissions violation for (\w+)[^"]*"([^"]*)"', re.IGNORECASE)
 
 
@@ -127,7 +127,7 @@ class FastClient(Client):
         self._ps: Parser = self._parser
         self._out: list[bytes] = []
         self._attempts = 0
-        self._was_refused = False
+        self._told_off: str | None = None  # why the server ended the connection, until it stands again
         self._loop = asyncio.get_running_loop()
 
     # ── Sending ──────────────────────────────────────────────────────────────────────────────────
@@ -365,7 +365,12 @@ class FastClient(Client):
         if "maximum subscriptions" in err_msg.lower() or "invalid subject" in err_msg.lower():
             self.observer.failed(error)  # the connection goes on
             return
-        await self.report(error)
+        if _REFUSED.search(err_msg):
+            # Revoked or expired: the credentials file may hold new ones by now. The next attempt tells.
+            self._told_off = err_msg
+            self.observer.failed(error)
+        else:
+            await self.report(error)
         await self._process_op_err(error)
 
     def _permission_denied(self, kind: str, subject: str, text: str) -> None:
@@ -395,7 +400,9 @@ class FastClient(Client):
             isinstance(error, nats_errors.Error) and _REFUSED.search(text)
         ):
             longest = LONGEST_WAIT_REFUSED
-            self.observer.refused(text.removeprefix("nats: ").strip("'"))
+            reason = text.removeprefix("nats: ").strip("'")
+            # At the next attempt a server says no more than "Authorization Violation".
+            self.observer.refused(self._told_off or reason)
         else:
             self.observer.failed(error)
         wait = min(longest, FIRST_WAIT * 2 ** min(self._attempts, 10))
@@ -420,6 +427,7 @@ class FastClient(Client):
             self._drop_transport()
             raise nats_errors.UnexpectedEOF
         self._attempts = 0
+        self._told_off = None
         self.options["reconnect_time_wait"] = FIRST_WAIT
 
     def _connect_command(self) -> bytes:
@@ -439,7 +447,7 @@ def timed_out(subject: str, timeout: float) -> StorageTimeout:
 
 
 def _denied_error(message: str) -> PermissionDenied:
-    return PermissionDenied(message, hint="The plugin's credentials allow only its own storage.")
+    return PermissionDenied(message, hint="Credentials allow a plugin its own storage, and nothing else.")
 
 
 def _publish(subject: str, reply: bytes, header: bytes | None, payload: bytes) -> bytes:

@@ -13,12 +13,13 @@ from urllib.parse import urlsplit
 from nats import errors as nats_errors
 
 from rosey_kvstore.connection.bulk import Batch
-from rosey_kvstore.connection.client import FastClient, Message, Reply, timed_out
+from rosey_kvstore.connection.client import LONGEST_WAIT_REFUSED, FastClient, Message, Reply, timed_out
 from rosey_kvstore.connection.credentials import CredentialsFile, UnusableCredentialsError
 from rosey_kvstore.connection.headers import encode_headers
 from rosey_kvstore.errors import (
     InvalidRequest,
     PermissionDenied,
+    QuotaExceeded,
     RequestTooLarge,
     StorageError,
     Unavailable,
@@ -64,6 +65,7 @@ class Connection:
         self._last_error: str | None = None
         self._refusal: str | None = None
         self._refused_early: asyncio.Future[str] = self._loop.create_future()
+        self._credentials: CredentialsFile | None = None
         self._lost_hooks: list[Callable[[], None]] = []
         self._reconnected_hooks: list[Callable[[], None]] = []
 
@@ -87,6 +89,7 @@ class Connection:
         Raises:
             Unavailable: No server answered in time.
             PermissionDenied: A server answered and takes no such credentials.
+            QuotaExceeded: The plugin has as many connections as it may.
             InvalidRequest: A URL cannot be read.
         """
         connection = cls(servers)
@@ -96,7 +99,8 @@ class Connection:
     async def _connect(self, credentials: Path | None, name: str, timeout: float) -> None:
         options = {}
         if credentials is not None:
-            options = _credential_options(credentials)
+            self._credentials = CredentialsFile(credentials)
+            options = _credential_options(self._credentials)
         connecting = self._loop.create_task(self._connect_client(name, timeout, options))
         try:
             await asyncio.wait(
@@ -409,15 +413,23 @@ class Connection:
         """The servers without their passwords."""
         return [_without_secret(server) for server in self._servers]
 
-    def _refused_error(self) -> PermissionDenied:
+    def _refused_error(self) -> StorageError:
+        if "active connections" in (self._refusal or ""):
+            return QuotaExceeded(
+                f"NATS at {', '.join(self._shown)} takes no more connections of the plugin.",
+                hint="Close other processes of it, or what they forgot to close; operators' tools count too.",
+                retry_after=LONGEST_WAIT_REFUSED,
+            )
+        reason = self._refusal
+        if self._credentials is not None and (moment := self._credentials.expired()):
+            reason = f"the credentials expired at {moment:%Y-%m-%d %H:%M} UTC"
         return PermissionDenied(
-            f"NATS at {', '.join(self._shown)} refuses the connection: {self._refusal}.",
+            f"NATS at {', '.join(self._shown)} refuses the connection: {reason}.",
             hint="The credentials are missing, expired or revoked; new ones in the same file are taken up.",
         )
 
 
-def _credential_options(path: Path) -> dict[str, Callable[..., bytes]]:
-    file = CredentialsFile(path)
+def _credential_options(file: CredentialsFile) -> dict[str, Callable[..., bytes]]:
     try:
         file.check()
     except UnusableCredentialsError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
+import json
 import re
 from pathlib import Path
 
@@ -47,6 +49,16 @@ class CredentialsFile:
         except Exception as error:  # nkeys raises binascii's, its own and nacl's errors
             raise UnusableCredentialsError(f"{self._path} holds no usable user seed.") from error
         return signature
+
+    def expired(self) -> dt.datetime | None:
+        """Return when the JWT expired, None when it has not, or does not say."""
+        try:
+            body = self.jwt().split(b".")[1]
+            moment = json.loads(base64.urlsafe_b64decode(body + b"=" * (-len(body) % 4))).get("exp")
+            expires = dt.datetime.fromtimestamp(moment, dt.UTC) if moment else None
+        except (UnusableCredentialsError, ValueError, IndexError, TypeError, OverflowError):
+            return None
+        return expires if expires is not None and expires <= dt.datetime.now(dt.UTC) else None
 
     def _read(self, pattern: re.Pattern[bytes], what: str) -> bytes:
         try:

@@ -15,6 +15,7 @@ from rosey_kvstore.errors import (
     InternalError,
     KeyExists,
     NotProvisioned,
+    PermissionDenied,
     QuotaExceeded,
     RevisionMismatch,
     Unavailable,
@@ -113,12 +114,14 @@ class JetStreamBackend:
     async def _reach(self) -> None:
         try:
             info = await self.api.info()
+        except PermissionDenied as error:
+            raise PermissionDenied(
+                f"The credentials do not reach the bucket {self.api.bucket}: {error.message}",
+                hint="They are another plugin's, or the plugin has no keys (kv = false in plugins.toml).",
+            ) from error
         except NotProvisioned:
             if self._create is None:
-                raise NotProvisioned(
-                    f"There is no bucket {self.api.bucket}.",
-                    hint="An operator makes it: rosey-storage apply.",
-                ) from None
+                raise self._no_bucket() from None
             info = await self._make(self._create)
         check_stream(info["config"])
         self._listing.begin_with(info)
@@ -126,12 +129,20 @@ class JetStreamBackend:
         if "ts" in info:
             self._clock_ahead = dt.datetime.now(dt.UTC) - moment(info["ts"])
 
+    def _no_bucket(self) -> NotProvisioned:
+        return NotProvisioned(
+            f"There is no bucket {self.api.bucket}.", hint="An operator makes it: rosey-storage apply."
+        )
+
     async def _make(self, limits: BucketLimits) -> dict[str, Any]:
         config = stream_config(
             self.api.bucket, limits, description=self._description, metadata=self._metadata
         )
         try:
             return await self.api.call(f"STREAM.CREATE.{self.api.stream}", config)
+        except PermissionDenied:
+            # With credentials of its own a plugin makes nothing: its bucket is the provisioner's.
+            raise self._no_bucket() from None
         except InternalError:
             # Another process made it first, with other limits: those stand.
             return await self.api.info()

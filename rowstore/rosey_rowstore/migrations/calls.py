@@ -11,7 +11,7 @@ from rosey_rowstore.engine.model import Limits
 from rosey_rowstore.events import Events
 from rosey_rowstore.migrations.hosts import host_for
 from rosey_rowstore.migrations.operations import Caller, Migrations
-from rosey_rowstore.plugins import Plugins
+from rosey_rowstore.plugins import KnownPlugins
 from rosey_rowstore.protocol import ApplyRequest, Fault, RollbackRequest, StatusRequest, encode_reply
 
 __all__ = ["MigrationCalls"]
@@ -31,7 +31,9 @@ class MigrationCalls:
         events: Where runs are told.
     """
 
-    def __init__(self, database: Database, plugins: Plugins, *, allow_rollback: bool, events: Events) -> None:
+    def __init__(
+        self, database: Database, plugins: KnownPlugins, *, allow_rollback: bool, events: Events
+    ) -> None:
         self._migrations = Migrations(host_for(database), allow_rollback=allow_rollback, events=events)
         self._plugins = plugins
         self._tasks: set[asyncio.Task[bytes]] = set()

@@ -132,6 +132,11 @@ class Admission:
         while self._turns and self.in_flight < self._total and (chosen := self._next_turn()) is not None:
             self._start(chosen, chosen.waiting.popleft(), now)
 
+    def refresh(self) -> None:
+        """Ask for every busy plugin's limits again; what runs and waits goes on under them."""
+        for name, lane in self._lanes.items():
+            lane.limits = self._limits_for(name)
+
     def clear(self) -> list[Ticket]:
         """Let nobody wait any longer, and return those who did."""
         left = [ticket for lane in self._turns.values() for ticket in lane.waiting]

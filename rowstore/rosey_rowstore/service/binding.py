@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, TypeVar
 
-from rosey_rowstore.plugins import Plugins
+from rosey_rowstore.plugins import KnownPlugins
 from rosey_rowstore.protocol import (
     API_VERSION,
     OPERATIONS,
@@ -63,7 +63,7 @@ class Binding:
         self,
         connection: ServiceConnection,
         handler: Handler,
-        plugins: Plugins,
+        plugins: KnownPlugins,
         *,
         subject: str,
         timeout: float,
@@ -90,6 +90,10 @@ class Binding:
         """Take requests."""
         for area in _AREAS:
             self._connection.subscribe_group(f"{self._prefix}*.{area}.>", QUEUE_GROUP, self._receive)
+
+    def limits_changed(self) -> None:
+        """Take up the limits of plugins that were declared anew."""
+        self._admission.refresh()
 
     async def drain(self, timeout: float) -> int:
         """Take no more requests, answer those accepted, and return how many were not within `timeout`."""

@@ -12,8 +12,8 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, Final, Protocol
 
 from rosey_rowstore.events import Events, Publish
+from rosey_rowstore.live_plugins import LivePlugins
 from rosey_rowstore.migrations.sandbox import hide_process
-from rosey_rowstore.plugins import Plugins
 from rosey_rowstore.service.binding import Binding, Handler
 from rosey_rowstore.service.connection import ServiceConnection
 from rosey_rowstore.service.logs import configure_logging
@@ -54,7 +54,7 @@ def run(settings: ServiceSettings, *, provision: bool) -> int:
     Raises:
         Fault: The settings or `plugins.toml` are wrong; nothing was started.
     """
-    plugins = Plugins.load(settings.plugins)
+    plugins = LivePlugins(settings.plugins)
     # Late, so that a wrong setting is told before the database libraries have loaded.
     from rosey_rowstore.application import Application  # noqa: PLC0415
 
@@ -78,7 +78,7 @@ def _new_loop_run(main: Coroutine[Any, Any, int]) -> int:
     return uvloop.run(main)
 
 
-async def serve(application: Served, plugins: Plugins, settings: ServiceSettings) -> int:
+async def serve(application: Served, plugins: LivePlugins, settings: ServiceSettings) -> int:
     """Serve `application` until a signal asks to stop; return the exit status."""
     stop = asyncio.Event()
     with _stopping(stop):
@@ -104,7 +104,7 @@ async def serve(application: Served, plugins: Plugins, settings: ServiceSettings
 async def _serve_on(
     connection: ServiceConnection,
     application: Served,
-    plugins: Plugins,
+    plugins: LivePlugins,
     settings: ServiceSettings,
     stop: asyncio.Event,
 ) -> None:
@@ -115,8 +115,10 @@ async def _serve_on(
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     binding.start()
+    following = asyncio.create_task(plugins.follow(binding.limits_changed))
     _log.info("serving", extra={"subject": settings.subject, "pid": os.getpid()})
     await stop.wait()
+    following.cancel()
     _log.info("draining", extra={"pending": binding.pending})
     if left := await binding.drain(DRAIN_SECONDS):
         _log.warning("stopped before everything was answered", extra={"unanswered": left})

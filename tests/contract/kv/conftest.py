@@ -4,25 +4,34 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rosey_kvstore import KV
 from support.kv import MODES, Place
+from support.secure import Installation
 
 
-@pytest.fixture(params=MODES)
-def where(request: pytest.FixtureRequest, tmp_path: Path, plugin: str) -> tuple[str, str]:
-    """The backend, and its file or server."""
+@pytest.fixture(
+    params=[pytest.param(mode, marks=[pytest.mark.slow] if mode == "secure" else []) for mode in MODES]
+)
+def where(
+    request: pytest.FixtureRequest, tmp_path: Path, plugin: str
+) -> tuple[str, str] | tuple[str, str, Installation]:
+    """The backend, and its file or server; `secure` is JetStream as production has it."""
     if request.param == "sqlite":
         return "sqlite", str(tmp_path / f"{plugin}.sqlite3")
+    if request.param == "secure":
+        installation: Installation = request.getfixturevalue("installation")
+        return "secure", installation.nats.url, installation
     return "jetstream", request.getfixturevalue("nats_server").url
 
 
 @pytest.fixture
-async def place(where: tuple[str, str], plugin: str) -> AsyncIterator[Place]:
+async def place(where: Any, plugin: str) -> AsyncIterator[Place]:
     """A new, empty bucket."""
-    made = Place(where[0], plugin, where[1])
+    made = Place(where[0], plugin, *where[1:])
     try:
         yield made
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.rows.speaker import Speaker
+from contract.rows.speaker import OverNats, Speaker
 from rosey_rowstore.application import Application
 from rosey_rowstore.plugins import Plugins
 
@@ -21,9 +21,16 @@ def database_url(request: pytest.FixtureRequest, database: str, folder: Path) ->
     return f"sqlite:{folder}"
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(params=[*DATABASES, pytest.param("secure", marks=pytest.mark.slow)])
 async def speaker(request: pytest.FixtureRequest, plugin: str, tmp_path: Path) -> AsyncIterator[Speaker]:
-    """A plugin on one database; the test runs once on each."""
+    """A plugin on one database; the test runs once on each, and once on an installation as in production."""
+    if request.param == "secure":
+        over_nats = OverNats(request.getfixturevalue("installation"))
+        try:
+            yield Speaker(over_nats, plugin)
+        finally:
+            await over_nats.close()
+        return
     url = database_url(request, request.param, tmp_path)
     application = Application(url, Plugins.load(None), provision=True)
     await application.open()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from attrs import frozen
+from psycopg import AsyncConnection
 
-from rosey_rowstore.application import Application
+from rosey_kvstore.connection import Connection
+from rosey_rowstore.databases.postgres.logins import find_logins
+from rosey_rowstore.databases.postgres.sessions import connect
+from support.secure import Installation
 
 
 class Refused(Exception):
@@ -21,11 +26,60 @@ class Refused(Exception):
         self.error = error
 
 
+class Answering(Protocol):
+    """What takes a request's bytes: the application itself, or a service behind NATS."""
+
+    @property
+    def database_url(self) -> str: ...
+
+    async def handle(
+        self, plugin: str, tail: str, payload: bytes, headers: Mapping[str, str] | None
+    ) -> tuple[bytes, dict[str, str] | None]: ...
+
+
+class OverNats:
+    """A row service as in production; each plugin speaks with credentials of its own."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self._connections: dict[str, Connection] = {}
+
+    @property
+    def database_url(self) -> str:
+        return self._installation.database
+
+    async def handle(
+        self, plugin: str, tail: str, payload: bytes, headers: Mapping[str, str] | None
+    ) -> tuple[bytes, dict[str, str] | None]:
+        if plugin not in self._connections:
+            await self._installation.add(plugin, rows=True)
+            self._connections[plugin] = await Connection.open(
+                [self._installation.nats.url],
+                credentials=self._installation.credentials(plugin),
+                name=plugin,
+            )
+        subject = f"storage.v1.{plugin}.{tail}"
+        reply = await self._connections[plugin].request(subject, payload, headers=headers, timeout=20)
+        return reply.data, reply.headers
+
+    async def as_owner(self, plugin: str, statement: str) -> None:
+        """Run a statement with the owner's login, as a migration does."""
+        async with await AsyncConnection.connect(self.database_url, autocommit=True) as admin:
+            found = await find_logins(admin, plugin)
+        assert found is not None
+        async with await connect(self.database_url, found.owner, {}) as owner:
+            await owner.execute(statement.encode())
+
+    async def close(self) -> None:
+        for connection in self._connections.values():
+            await connection.close()
+
+
 @frozen
 class Speaker:
     """Requests of `plugin`; `call` gives the result or raises `Refused`."""
 
-    application: Application
+    application: Answering
     plugin: str
 
     async def call(self, tail: str, headers: dict[str, str] | None = None, /, **members: Any) -> Any:

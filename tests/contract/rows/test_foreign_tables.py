@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contract.rows.speaker import Speaker
+from contract.rows.speaker import OverNats, Speaker
 from rosey_rowstore.databases.postgres.database import PostgresDatabase
 from rosey_rowstore.engine.model import Limits
 
@@ -21,6 +21,9 @@ NUMBERED = {
 async def make(speaker: Speaker, postgres: str, sqlite: str | None = None) -> None:
     """Run a statement behind the service's back, as the owner of the plugin's tables."""
     await speaker.call("tables.list")  # the plugin's storage is made
+    if isinstance(speaker.application, OverNats):
+        await speaker.application.as_owner(speaker.plugin, postgres)
+        return
     database = speaker.application._database
     if isinstance(database, PostgresDatabase):
         async with await database.owner_session(speaker.plugin, Limits(), 5) as connection:

@@ -39,7 +39,7 @@ _SHARE: Final = 0.4
 """The part of the server's connections that one service process takes: two processes and people fit."""
 _UNHEARD_SECONDS: Final = 1.0
 """How long a reflection is trusted while no notification can arrive."""
-_NOT_PROVISIONED_SECONDS: Final = 1.0
+_NOT_PROVISIONED_SECONDS: Final = 0.25
 
 
 @define(eq=False)
@@ -150,14 +150,18 @@ class PostgresDatabase:
 
     async def _connect_rows(self, name: str, timeout: float) -> AsyncConnection[Any]:
         plugin = self._plugins[name]
+        remembered = plugin.logins is not None
         found = await self._find_logins(plugin)
         settings = _session(name, plugin.limits, plugin.limits.statement_timeout + 5)
         try:
             return await connect(self._dsn, found.rows, settings, timeout=timeout, name=f"rosey {name}")
         except Fault as fault:
-            if fault.code == "unavailable":  # the password may have been changed, the login removed
-                plugin.logins = None
-            raise
+            if fault.code != "unavailable":
+                raise
+            plugin.logins = None  # the password may have been changed, the login removed
+            if not remembered:
+                raise
+        return await self._connect_rows(name, timeout)
 
     # tables
 

@@ -8,7 +8,8 @@ boundary: `RESET ROLE` leaves it.
 from __future__ import annotations
 
 import secrets
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 import psycopg
 from attrs import frozen
@@ -18,13 +19,32 @@ from rosey_rowstore.databases.postgres import replies
 from rosey_rowstore.engine.model import Limits
 from rosey_rowstore.protocol import Fault, owned_name
 
-__all__ = ["LOCK_SPACE", "PRIVATE_SCHEMA", "Login", "Logins", "check_rows_plugin", "find_logins", "provision"]
+__all__ = [
+    "CONNECTIONS",
+    "LOCK_SPACE",
+    "PRIVATE_SCHEMA",
+    "SERVICE_ROLE",
+    "Login",
+    "Logins",
+    "RoleKind",
+    "check_rows_plugin",
+    "find_logins",
+    "is_superuser",
+    "owner_role",
+    "provision",
+    "role_settings",
+    "set_password",
+]
 
 PRIVATE_SCHEMA: Final = "rosey_service"
+SERVICE_ROLE: Final = "rosey_service"
+"""The row service's own login, where one was made for it; see `lockdown`."""
 _OWNER: Final = "_owner"
 LOCK_SPACE: Final = 0x526F7365  # "Rose": the first half of every advisory lock of this service
 
-_CONNECTIONS: Final = {"rows": 32, "owner": 8}
+RoleKind = Literal["rows", "owner"]
+
+CONNECTIONS: Final[Mapping[RoleKind, int]] = {"rows": 32, "owner": 8}
 """What a role may hold at once: three lanes and one definition a process, over several processes."""
 
 
@@ -42,6 +62,11 @@ class Logins:
 
     rows: Login
     owner: Login
+
+
+def owner_role(plugin: str) -> str:
+    """Return the name of the role that owns a plugin's schema."""
+    return owned_name(plugin) + _OWNER
 
 
 def check_rows_plugin(plugin: str) -> None:
@@ -68,7 +93,7 @@ async def find_logins(connection: AsyncConnection[Any], plugin: str) -> Logins |
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return None  # nothing was ever provisioned in this database
     passwords = dict(await cursor.fetchall())
-    rows, owner = owned_name(plugin), owned_name(plugin) + _OWNER
+    rows, owner = owned_name(plugin), owner_role(plugin)
     if rows not in passwords or owner not in passwords:
         return None
     return Logins(
@@ -91,9 +116,9 @@ async def provision(connection: AsyncConnection[Any], plugin: str, limits: Limit
             await connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", (LOCK_SPACE,))
             await _private_schema(connection)
             found = await find_logins(connection, plugin)
-            if found is None:
+            if found is None or not await _roles_stand(connection, found):
                 found = await _make_roles(connection, plugin)
-            await _set_limits(connection, found, limits)
+            await _set_limits(connection, plugin, found, limits)
             await _make_schema(connection, plugin, found)
             return found
     except psycopg.errors.InsufficientPrivilege as error:
@@ -117,23 +142,20 @@ async def _private_schema(connection: AsyncConnection[Any]) -> None:
         await connection.execute(statement.encode())
 
 
+async def _roles_stand(connection: AsyncConnection[Any], logins: Logins) -> bool:
+    """Return whether both roles are there: a database restored without its roles has passwords alone."""
+    names = [logins.rows.role, logins.owner.role]
+    cursor = await connection.execute("SELECT count(*) FROM pg_roles WHERE rolname = ANY(%s)", (names,))
+    return await cursor.fetchone() == (len(names),)
+
+
 async def _make_roles(connection: AsyncConnection[Any], plugin: str) -> Logins:
     made = Logins(
         rows=Login(role=owned_name(plugin), password=secrets.token_urlsafe(24)),
-        owner=Login(role=owned_name(plugin) + _OWNER, password=secrets.token_urlsafe(24)),
+        owner=Login(role=owner_role(plugin), password=secrets.token_urlsafe(24)),
     )
     for login in (made.rows, made.owner):
-        cursor = await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (login.role,))
-        verb = "ALTER" if await cursor.fetchone() else "CREATE"
-        # Hashed here: the server's log of statements must not hold the password.
-        verifier = connection.pgconn.encrypt_password(
-            login.password.encode(), login.role.encode(), b"scram-sha-256"
-        )
-        await connection.execute(
-            sql.SQL("{} ROLE {} LOGIN NOCREATEDB NOCREATEROLE PASSWORD {}").format(
-                sql.SQL(verb), sql.Identifier(login.role), sql.Literal(verifier.decode())
-            )
-        )
+        await set_password(connection, login)
         await connection.execute(
             f"INSERT INTO {PRIVATE_SCHEMA}.logins (role, plugin, password) VALUES (%s, %s, %s)"  # noqa: S608 - a constant
             " ON CONFLICT (role) DO UPDATE SET password = excluded.password",
@@ -142,42 +164,80 @@ async def _make_roles(connection: AsyncConnection[Any], plugin: str) -> Logins:
     return made
 
 
-async def _is_superuser(connection: AsyncConnection[Any]) -> bool:
+async def set_password(connection: AsyncConnection[Any], login: Login) -> None:
+    """Give a role its password, and make the role where there is none."""
+    cursor = await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (login.role,))
+    verb = "ALTER" if await cursor.fetchone() else "CREATE"
+    # Hashed here: the server's log of statements must not hold the password.
+    verifier = connection.pgconn.encrypt_password(
+        login.password.encode(), login.role.encode(), b"scram-sha-256"
+    )
+    await connection.execute(
+        sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(
+            sql.SQL(verb), sql.Identifier(login.role), sql.Literal(verifier.decode())
+        )
+    )
+
+
+async def is_superuser(connection: AsyncConnection[Any]) -> bool:
+    """Return whether the connection's own login is a superuser's."""
     cursor = await connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
     row = await cursor.fetchone()
     return bool(row and row[0])
 
 
-async def _set_limits(connection: AsyncConnection[Any], logins: Logins, limits: Limits) -> None:
+def role_settings(
+    plugin: str, kind: RoleKind, limits: Limits, *, version: int, superuser: bool
+) -> dict[str, str]:
+    """Return what a role's sessions begin with, as `ALTER ROLE … SET` takes it.
+
+    Args:
+        plugin: Whose role it is.
+        kind: Which of the plugin's two.
+        limits: The plugin's limits.
+        version: The server's, as 180006.
+        superuser: Whether who sets them is one; the size of temporary files is a superuser's to limit.
+    """
+    seconds = _statement_seconds(kind, limits)
+    settings = {
+        "search_path": owned_name(plugin),
+        "lock_timeout": f"{int(limits.lock_timeout * 1000)}ms",
+        # The service cancels at the deadline; this is the net below it.
+        "statement_timeout": f"{int((seconds + 5) * 1000)}ms",
+        "idle_in_transaction_session_timeout": "60s",
+        "work_mem": "4MB",
+        "jit": "off",
+    }
+    if version >= 170000:
+        settings["transaction_timeout"] = f"{int((seconds + 30) * 1000)}ms"
+    if superuser:
+        settings["temp_file_limit"] = "64MB"
+    return settings
+
+
+async def _set_limits(connection: AsyncConnection[Any], plugin: str, logins: Logins, limits: Limits) -> None:
     """Set what each role may take; they act at its next login."""
     version = connection.info.server_version
-    superuser = await _is_superuser(connection)
-    for kind, login in (("rows", logins.rows), ("owner", logins.owner)):
-        settings = {
-            "search_path": logins.rows.role,
-            "lock_timeout": f"{int(limits.lock_timeout * 1000)}ms",
-            # The service cancels at the deadline; this is the net below it.
-            "statement_timeout": f"{int((_statement_seconds(kind, limits) + 5) * 1000)}ms",
-            "idle_in_transaction_session_timeout": "60s",
-            "work_mem": "4MB",
-            "jit": "off",
-        }
-        if version >= 170000:
-            settings["transaction_timeout"] = f"{int((_statement_seconds(kind, limits) + 30) * 1000)}ms"
-        if superuser:
-            settings["temp_file_limit"] = "64MB"
+    superuser = await is_superuser(connection)
+    kinds: tuple[tuple[RoleKind, Login], ...] = (("rows", logins.rows), ("owner", logins.owner))
+    for kind, login in kinds:
+        settings = role_settings(plugin, kind, limits, version=version, superuser=superuser)
         role = sql.Identifier(login.role)
         for name, value in settings.items():
             literal = sql.Identifier(value) if name == "search_path" else sql.Literal(value)
             await connection.execute(
                 sql.SQL("ALTER ROLE {} SET {} = {}").format(role, sql.Identifier(name), literal)
             )
+        # Another than a superuser may not even say what only a superuser could have given.
+        plain = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS " if superuser else ""
         await connection.execute(
-            sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(role, sql.Literal(_CONNECTIONS[kind]))
+            sql.SQL("ALTER ROLE {} LOGIN {}CONNECTION LIMIT {}").format(
+                role, sql.SQL(plain), sql.Literal(CONNECTIONS[kind])
+            )
         )
 
 
-def _statement_seconds(kind: str, limits: Limits) -> float:
+def _statement_seconds(kind: RoleKind, limits: Limits) -> float:
     return limits.migration_timeout if kind == "owner" else limits.statement_timeout
 
 
@@ -185,11 +245,18 @@ async def _make_schema(connection: AsyncConnection[Any], plugin: str, logins: Lo
     schema = sql.Identifier(owned_name(plugin))
     owner, rows = sql.Identifier(logins.owner.role), sql.Identifier(logins.rows.role)
     database = sql.Identifier(connection.info.dbname)
-    if not await _is_superuser(connection):
-        await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(owner))
+    members = [] if await is_superuser(connection) else [sql.SQL("CURRENT_USER")]
+    if await (
+        await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (SERVICE_ROLE,))
+    ).fetchone():
+        # It holds the owner's password anyhow; so it reads what migrations keep in the schema.
+        members.append(sql.SQL(SERVICE_ROLE))
+    for member in members:
+        await connection.execute(sql.SQL("GRANT {} TO {}").format(owner, member))
     statements: list[sql.SQL | sql.Composed] = [
         sql.SQL("GRANT CONNECT ON DATABASE {} TO {}, {}").format(database, owner, rows),
         sql.SQL("CREATE SCHEMA IF NOT EXISTS {} AUTHORIZATION {}").format(schema, owner),
+        sql.SQL("ALTER SCHEMA {} OWNER TO {}").format(schema, owner),
         sql.SQL("REVOKE ALL ON SCHEMA {} FROM PUBLIC").format(schema),
         sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, rows),
         sql.SQL(

@@ -1,0 +1,134 @@
+"""What belongs to no plugin: the storage account, the row service's credentials, database login, settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from rosey_deploy.provision import accounts
+from rosey_deploy.provision.accounts import Account, storage_claims
+from rosey_deploy.provision.authority import STORAGE_ACCOUNT, Authority
+from rosey_deploy.provision.files import read_secret, write_private
+from rosey_deploy.provision.parts import Change, World
+from rosey_rowstore.protocol import DEFAULT_SUBJECT_ROOT
+
+__all__ = ["OWNER", "Installation", "service_settings"]
+
+OWNER: Final = "rosey"
+
+
+def service_settings(authority: Authority) -> dict[str, str]:
+    """Return the settings of the row service as the last run wrote them; empty before the first."""
+    text = read_secret(authority.folder / "service.env")
+    lines = [line.partition("=") for line in (text or "").splitlines() if not line.startswith("#")]
+    return {name: value for name, equals, value in lines if equals}
+
+
+@frozen(kw_only=True)
+class Installation:
+    """The parts of an installation.
+
+    Attributes:
+        world: What the run works on.
+        url: `ROSEY_STORAGE_URL` of the row service.
+        plugins: The path of `plugins.toml`.
+    """
+
+    world: World
+    url: str
+    plugins: Path
+
+    async def settle(self, *, write: bool) -> list[Change]:
+        """Return what is not as declared; with `write`, make it so first."""
+        found = [
+            self._credentials(write=write),
+            await self._account(write=write),
+            await self._service(write=write),
+            *self._contexts(write=write),
+        ]
+        return [change for change in found if change is not None]
+
+    def _credentials(self, *, write: bool) -> Change | None:
+        authority = self.world.authority
+        fault = authority.service_fault()
+        if fault is None:
+            return None
+        if write:
+            authority.mend_files()
+        return Change(owner=OWNER, part="credentials", verb="make", detail=fault)
+
+    async def _account(self, *, write: bool) -> Change | None:
+        world = self.world
+        account = world.accounts.get(STORAGE_ACCOUNT)
+        claims = storage_claims(world.authority.subject)
+        if account is not None and account.public != world.authority.storage.public:
+            account = None
+        told = ["exports rows, tables, migrations, reports"] if account is None else []
+        if account is not None:
+            told = accounts.differences(claims, account.nats)
+        if not told:
+            return None
+        if write:
+            await world.resolver.push(world.authority.storage_token())
+            public = world.authority.storage.public
+            world.accounts[STORAGE_ACCOUNT] = Account(public=public, name=STORAGE_ACCOUNT, nats=claims)
+        verb = "make" if account is None else "change"
+        return Change(owner=OWNER, part="account", verb=verb, detail=", ".join(told))  # type: ignore[arg-type]
+
+    async def _service(self, *, write: bool) -> Change | None:
+        rows = self.world.rows
+        before = service_settings(self.world.authority)
+        database = before.get("ROSEY_STORAGE_DATABASE")
+        faults = [] if rows is None else await rows.installation_faults(database)
+        if rows is not None and faults and write:
+            database = await rows.provision_installation(database)
+        wanted = self._settings(database)
+        if not faults and before == wanted:
+            return None
+        if write:
+            lines = "".join(f"{name}={value}\n" for name, value in wanted.items())
+            write_private(
+                self.world.authority.folder / "service.env",
+                f"# The settings of `rosey-storage serve`, written by `rosey-storage apply`.\n{lines}",
+            )
+        told = [f"close {fault}" if fault.endswith("everybody") else fault for fault in faults]
+        if before != wanted:
+            told.append("service.env")
+        verb = "change" if before else "make"
+        return Change(owner=OWNER, part="service", verb=verb, detail=", ".join(told))  # type: ignore[arg-type]
+
+    def _settings(self, database: str | None) -> dict[str, str]:
+        authority = self.world.authority
+        settings = {
+            "ROSEY_STORAGE_URL": self.url,
+            "ROSEY_STORAGE_CREDENTIALS": str(authority.service_credentials),
+            "ROSEY_STORAGE_PLUGINS": str(self.plugins),
+        }
+        if authority.subject != DEFAULT_SUBJECT_ROOT:
+            settings["ROSEY_STORAGE_SUBJECT"] = authority.subject
+        if database is not None:
+            settings["ROSEY_STORAGE_DATABASE"] = database
+        return settings
+
+    def _contexts(self, *, write: bool) -> list[Change]:
+        contexts, authority = self.world.contexts, self.world.authority
+        if contexts is None:
+            return []
+        found = []
+        wanted = (
+            ("rosey_operator", authority.operator_credentials, "the system account"),
+            ("rosey_storage", authority.service_credentials, "the account of the row service"),
+        )
+        for name, credentials, what in wanted:
+            fault = contexts.fault(name, credentials, what)
+            if fault is None:
+                continue
+            if write:
+                contexts.write(name, credentials, what)
+            missing = fault == "is missing"
+            detail = f"nats --context {name}" if missing else fault
+            verb = "make" if missing else "change"
+            found.append(Change(owner=OWNER, part="context", verb=verb, detail=detail))  # type: ignore[arg-type]
+        return found

@@ -1,0 +1,21 @@
+"""The surroundings in which attacks are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from acceptance.isolation.worlds import weak_server
+from rosey_deploy.stack.nats import NatsServer
+
+
+@pytest.fixture(scope="session")
+def weak_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A server with one account for all."""
+    server = weak_server(tmp_path_factory.mktemp("weak"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
