@@ -91,11 +91,10 @@ def decode_key(encoded: str) -> str | None:
         return None
 
 
-def decode_keys(tails: Sequence[str]) -> list[str]:
-    """Return the keys of subjects' tails, in their order; those that no key is written so are left out.
+def decode_keys(tails: Sequence[str]) -> Sequence[str | None]:
+    """Return what `decode_key` says of each, in one pass over all of them.
 
-    The same as `decode_key` of each, in one pass over all of them: a listing of 10,000 keys with a colon
-    would take longer to decode one by one than to fetch.
+    One by one, 10,000 keys with a colon would take longer to decode than to fetch.
     """
     if tails and max(map(len, tails)) <= MAX_ENCODED:
         joined = "\n".join(tails).encode("utf-8", "replace")
@@ -106,7 +105,7 @@ def decode_keys(tails: Sequence[str]) -> list[str]:
                 return binascii.a2b_qp(joined).decode("utf-8").split("\n")
             except UnicodeDecodeError:
                 pass
-    return [key for tail in tails if (key := decode_key(tail)) is not None]
+    return [decode_key(tail) for tail in tails]
 
 
 def _certain(joined: bytes) -> bool:

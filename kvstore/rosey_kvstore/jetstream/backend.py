@@ -41,7 +41,7 @@ from rosey_kvstore.jetstream.messages import (
 from rosey_kvstore.jetstream.reading import last_of, messages_of
 from rosey_kvstore.jetstream.room import Room
 from rosey_kvstore.jetstream.scan import scan
-from rosey_kvstore.keys import EDGE_DOT, decode_key, encode_key, filter_tokens
+from rosey_kvstore.keys import EDGE_DOT, decode_key, decode_keys, encode_key, filter_tokens
 
 __all__ = ["JetStreamBackend"]
 
@@ -446,8 +446,10 @@ class JetStreamBackend:
                 found[key] = None if is_dead(block) else data
 
         def receive(batch: Batch) -> None:
-            for tail, data, block in batch:
-                take(tail.decode("utf-8", "replace"), data, block)
+            tails = [tail.decode("utf-8", "replace") for tail in batch.tails]
+            for key, (_, data, block) in zip(decode_keys(tails), batch, strict=True):
+                if key is not None and key.startswith(prefix):
+                    found[key] = None if is_dead(block) else data
 
         last, messages = int(info["state"]["last_seq"]), int(info["state"]["messages"])
         tail = await self._listing.filter_of(prefix)

@@ -20,7 +20,7 @@ from rosey_kvstore.jetstream.messages import DEAD_HEADERS, is_dead, sequence_of
 from rosey_kvstore.jetstream.messages import field as header
 from rosey_kvstore.jetstream.reading import last_of, messages_of
 from rosey_kvstore.jetstream.scan import scan
-from rosey_kvstore.keys import decode_keys, filter_tokens
+from rosey_kvstore.keys import decode_key, decode_keys, filter_tokens
 
 __all__ = ["EDGE_DOTS", "Listing"]
 
@@ -48,7 +48,9 @@ class _View:
     upto: int
     state: tuple[Any, ...]
     read_at: float
-    subjects: dict[str, None] = field(factory=dict)  # in the order they came: sorting is half done
+    # Subjects in the order they came (sorting is half done), and their keys: decoded as they come, while
+    # the server still sends.
+    subjects: dict[str, str | None] = field(factory=dict)
     dead: set[str] = field(factory=set)
     whole: bool = True  # nothing was written or removed while it was read
     passing: bool = False  # a delete marker has a TTL of its own: what it hides comes back by itself
@@ -58,7 +60,7 @@ class _View:
         """Take many messages into account."""
         self.keys = None
         tails = _text(batch.tails)
-        self.subjects.update(dict.fromkeys(tails))
+        self.subjects.update(zip(tails, decode_keys(tails), strict=True))
         if batch.mention(*DEAD_HEADERS):
             for tail, (_, __, block) in zip(tails, batch, strict=True):
                 self.apply(tail, block)
@@ -68,7 +70,7 @@ class _View:
     def apply(self, tail: str, block: bytes | None) -> None:
         """Take one message into account."""
         self.keys = None
-        self.subjects[tail] = None
+        self.subjects[tail] = decode_key(tail)
         if is_dead(block):
             self.dead.add(tail)
             if block and header(block, b"KV-Operation") and header(block, b"Nats-TTL"):
@@ -80,7 +82,9 @@ class _View:
         """Return the live keys as text, in the order of their code points."""
         if self.keys is None:
             dead = self.dead
-            self.keys = sorted(decode_keys([tail for tail in self.subjects if tail not in dead]))
+            self.keys = sorted(
+                key for tail, key in self.subjects.items() if key is not None and tail not in dead
+            )
         return self.keys
 
 
@@ -182,14 +186,15 @@ class Listing:
             await messages_of(self._api, tail, take, start=view.upto + 1)
             view.upto = max(view.upto, last)
 
-    async def _subjects(self, tail: str) -> dict[str, None]:
-        """Return every subject below a filter, deleted keys included."""
-        skip, found, offset = len(self._api.prefix), dict[str, None](), 0
+    async def _subjects(self, tail: str) -> dict[str, str | None]:
+        """Return every subject below a filter with its key, deleted ones included."""
+        skip, found, offset = len(self._api.prefix), dict[str, str | None](), 0
         while True:
             body = {"subjects_filter": self._api.prefix + tail, "offset": offset}
             info = await self._api.info(body)
             subjects = info["state"].get("subjects") or {}
-            found.update(dict.fromkeys([subject[skip:] for subject in subjects]))
+            tails = [subject[skip:] for subject in subjects]
+            found.update(zip(tails, decode_keys(tails), strict=True))
             offset += len(subjects)
             if not subjects or offset >= int(info.get("total") or 0):
                 return found
