@@ -12,17 +12,9 @@ from rosey_deploy.stack.nats import NatsServer
 from rosey_deploy.stack.service import RowService
 from rosey_storage import Storage
 from support.migrations import Folder
+from support.services import launched
 
 COUNT = 'op.execute("INSERT INTO counts (n) VALUES ({n})")'
-
-
-@pytest.fixture(params=["postgres", "sqlite"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:{tmp_path / 'rows'}"
-    dsn: str = request.getfixturevalue("postgres_database")
-    return dsn
 
 
 @pytest.fixture
@@ -52,15 +44,8 @@ def services(nats_server: NatsServer, database: str, folder: Folder, tmp_path: P
         )
         for root in roots
     ]
-    try:
-        for service in made:
-            service.launch()
-        for service in made:
-            service.wait_ready()
+    with launched(made):
         yield roots
-    finally:
-        for service in made:
-            service.stop()
 
 
 async def test_twenty_applies_from_three_processes_apply_each_revision_once(

@@ -12,21 +12,13 @@ import pytest
 from rosey_deploy.stack.nats import NatsServer
 from rosey_deploy.stack.service import RowService
 from rosey_storage import Column, DestructiveMigration, Storage
+from support.services import launched
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "quotes" / "migrations"
 ROWS = 600
 CALLERS = 16
 REVISIONS = ["0001", "0002", "0003", "0004", "0005", "0006"]
 _MIDDLE = "0003"  # has the column that the later ones change; the other beginnings are slow tests
-
-
-@pytest.fixture(params=["postgres", "sqlite"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:{tmp_path / 'rows'}"
-    dsn: str = request.getfixturevalue("postgres_database")
-    return dsn
 
 
 @pytest.fixture
@@ -49,15 +41,8 @@ def services(
         )
         for number in range(1 if database.startswith("sqlite") else 2)
     ]
-    try:
-        for service in made:
-            service.launch()
-        for service in made:
-            service.wait_ready()
+    with launched(made):
         yield made
-    finally:
-        for service in made:
-            service.stop()
 
 
 @pytest.fixture

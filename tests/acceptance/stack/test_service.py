@@ -20,15 +20,7 @@ from rosey_deploy.stack.nats import NatsServer
 from rosey_deploy.stack.postgres import PostgresServer
 from rosey_deploy.stack.service import RowService, without_own_settings
 from rosey_kvstore.errors import Unavailable
-
-
-@pytest.fixture(params=["postgres", "sqlite"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:{tmp_path / 'rows'}"
-    dsn: str = request.getfixturevalue("postgres_database")
-    return dsn
+from support.services import launched
 
 
 @pytest.fixture
@@ -40,15 +32,8 @@ def services(
         RowService(tmp_path / f"service{number}.log", url=nats_server.url, database=database, subject=plugin)
         for number in range(1 if database.startswith("sqlite") else 2)
     ]
-    try:
-        for service in made:
-            service.launch()
-        for service in made:
-            service.wait_ready()
+    with launched(made):
         yield made
-    finally:
-        for service in made:
-            service.stop()
 
 
 @pytest.fixture

@@ -125,10 +125,10 @@ async def test_the_parents_environment_is_closed(call: Caller, folder: Folder, h
 
 
 @on_sqlite
-@pytest.mark.parametrize("path", ["/etc/passwd", "{toml}", "/proc/self/environ", "/root/.ssh/id_rsa"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "{toml}", "/proc/self/environ", "{home}/.ssh/id_rsa"])
 async def test_files_are_closed(call: Caller, folder: Folder, path: str) -> None:
     """Files beyond Python's library cannot be read: credentials of the service's user lie there."""
-    error = await refused(call, folder, f"open({path.format(toml=str(folder.toml))!r}).read()")
+    error = await refused(call, folder, f"open({path.format(toml=folder.toml, home=Path.home())!r}).read()")
     assert "PermissionError" in str(error)
 
 
