@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -19,7 +20,7 @@ _SHORTEST_RETRY: Final = 0.05
 _LONGEST_RETRY: Final = 5.0
 
 
-class Ticket:
+class Ticket(abc.ABC):
     """One request on its way through.
 
     Args:
@@ -35,13 +36,13 @@ class Ticket:
         self.started_at = 0.0
         self.timer: asyncio.TimerHandle | None = None
 
+    @abc.abstractmethod
     def start(self) -> None:
         """Take the turn."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def expire(self) -> None:
         """Give up: the deadline came before the turn."""
-        raise NotImplementedError
 
 
 class _Lane:

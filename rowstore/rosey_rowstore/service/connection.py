@@ -129,10 +129,14 @@ class ServiceConnection(Client):
             return size - self._max_payload
         if self._status == Client.CONNECTED:
             self._send(sent, at_once=at_once)
-        elif self._held_bytes + len(sent) <= _HELD_BYTES:
+        else:
+            self._hold(sent)
+        return 0
+
+    def _hold(self, sent: bytes) -> None:
+        if self._held_bytes + len(sent) <= _HELD_BYTES:
             self._held.append(sent)
             self._held_bytes += len(sent)
-        return 0
 
     def _send(self, sent: bytes, *, at_once: bool = False) -> None:
         out = self._out
@@ -150,8 +154,15 @@ class ServiceConnection(Client):
             self._write(joined)
 
     def _write(self, sent: bytes) -> None:
-        if self._status == Client.CONNECTED and self._transport:
+        if self._status != Client.CONNECTED or not self._transport:
+            return
+        try:
             self._transport.write(sent)
+        except RuntimeError:
+            # uvloop: the socket is closed, and nats-py learns it a turn later. Answers wait for the next
+            # connection; whoever gave one must not learn of it, for others wait behind.
+            if sent.startswith((b"PUB", b"HPUB")):
+                self._hold(sent)
 
     async def _read_loop(self) -> None:
         """Read as nats-py does, from the transport itself."""
