@@ -96,8 +96,7 @@ async def read_by_wide_consumer_filter(world: World) -> bool:
             body = consumer("_INBOX.mallory.spy", bucket=world.theirs, only=wide)
             await world.ask(f"$JS.API.CONSUMER.CREATE.KV_{stream_in_subject}.spy", body)
             await world.ask(f"$JS.API.CONSUMER.CREATE.KV_{stream_in_subject}.spy.{wide}", body)
-    await world.settle()
-    return SECRET in heard
+    return await world.comes(lambda: SECRET in heard)
 
 
 @succeeds_when("shared")
@@ -105,23 +104,21 @@ async def read_by_consumer_made_through_a_reply(world: World) -> bool:
     heard = await world.listen("_INBOX.mallory.spy")
     body = consumer("_INBOX.mallory.spy", bucket=world.theirs)
     await world.by_reply(f"$JS.API.CONSUMER.CREATE.KV_{world.theirs}.spy", body)
-    return SECRET in heard
+    return await world.comes(lambda: SECRET in heard)
 
 
 @succeeds_when("open")
 async def read_by_mirror(world: World) -> bool:
     for origin in origins(world):
         await world.ask("$JS.API.STREAM.CREATE.steal", stream("steal", mirror=origin))
-    await asyncio.sleep(0.5)
-    return await _looted(world)
+    return await world.comes(lambda: _looted(world))
 
 
 @succeeds_when("open")
 async def read_by_source(world: World) -> bool:
     for origin in origins(world):
         await world.ask("$JS.API.STREAM.CREATE.steal", stream("steal", sources=[origin]))
-    await asyncio.sleep(0.5)
-    return await _looted(world)
+    return await world.comes(lambda: _looted(world))
 
 
 @succeeds_when("shared")
@@ -129,16 +126,14 @@ async def read_by_mirror_made_through_a_reply(world: World) -> bool:
     await world.by_reply(
         "$JS.API.STREAM.CREATE.steal", stream("steal", mirror={"name": f"KV_{world.theirs}"})
     )
-    await asyncio.sleep(0.5)
-    return await _looted(world)
+    return await world.comes(lambda: _looted(world))
 
 
 @succeeds_when("shared")
 async def read_by_source_into_the_own_bucket(world: World) -> bool:
     config = bucket_of(world.mine, sources=[{"name": f"KV_{world.theirs}"}])
     await world.by_reply(f"$JS.API.STREAM.UPDATE.KV_{world.mine}", config)
-    await asyncio.sleep(0.5)
-    return await _looted(world)
+    return await world.comes(lambda: _looted(world))
 
 
 @succeeds_when("shared")
@@ -147,16 +142,14 @@ async def read_by_snapshot(world: World) -> bool:
     body = {"deliver_subject": "_INBOX.mallory.snapshot"}
     await world.ask(f"$JS.API.STREAM.SNAPSHOT.KV_{world.theirs}", body)
     await world.by_reply(f"$JS.API.STREAM.SNAPSHOT.KV_{world.theirs}", body)
-    await world.settle()
-    return sum(map(len, heard)) > 200
+    return await world.comes(lambda: sum(map(len, heard)) > 200)
 
 
 @succeeds_when("shared")
 async def read_inboxes(world: World) -> bool:
     heard = await world.listen("_INBOX.>")
     await world.value(world.watch, world.theirs, "secret")
-    await world.settle()
-    return SECRET in heard
+    return await world.comes(lambda: SECRET in heard)
 
 
 # ── Writing into the victim's bucket, or destroying it ───────────────────────────────────────────
@@ -165,13 +158,13 @@ async def read_inboxes(world: World) -> bool:
 @succeeds_when("open")
 async def write_by_subject(world: World) -> bool:
     await world.ask(f"$KV.{world.theirs}.secret", MARK)
-    return await world.secret() == MARK
+    return await world.comes(lambda: _marked(world))
 
 
 @succeeds_when("shared")
 async def write_through_a_reply(world: World) -> bool:
     await world.by_reply(f"$KV.{world.theirs}.secret", MARK)
-    return await world.secret() == MARK
+    return await world.comes(lambda: _marked(world))
 
 
 @succeeds_when("shared")
@@ -181,8 +174,7 @@ async def write_by_republish(world: World) -> bool:
     await world.ask(f"$JS.API.STREAM.UPDATE.KV_{world.mine}", config)
     await world.by_reply(f"$JS.API.STREAM.UPDATE.KV_{world.mine}", config)
     await world.ask(f"$KV.{world.mine}.loot", MARK)
-    await world.settle()
-    return await world.secret() == MARK
+    return await world.comes(lambda: _marked(world))
 
 
 @succeeds_when("shared")
@@ -194,17 +186,28 @@ async def push_into_the_victims_inbox(world: World) -> bool:
     body = consumer("_INBOX.victim.answer", bucket=world.mine)
     await world.ask(f"$JS.API.CONSUMER.CREATE.KV_{world.mine}.spy", body)
     await world.by_reply("_INBOX.victim.answer", MARK)
-    await world.settle()
-    return MARK in heard
+    return await world.comes(lambda: MARK in heard)
+
+
+async def _marked(world: World) -> bool:
+    return await world.secret() == MARK
+
+
+async def _destroyed(world: World) -> bool:
+    found = await world.look(f"STREAM.INFO.KV_{world.theirs}")
+    return (
+        "error" in found
+        or found["config"]["subjects"] != [f"$KV.{world.theirs}.>"]
+        or found["state"]["messages"] == 0
+        or await world.secret() != SECRET
+    )
 
 
 async def _destroy(world: World, operation: str, body: Any) -> bool:
     subject = f"$JS.API.STREAM.{operation}.KV_{world.theirs}"
     await world.ask(subject, body)
     await world.by_reply(subject, body)
-    await world.settle()
-    found = await world.look(f"STREAM.INFO.KV_{world.theirs}")
-    return "error" in found or found["state"]["messages"] == 0 or await world.secret() != SECRET
+    return await world.comes(lambda: _destroyed(world))
 
 
 @succeeds_when("shared")
@@ -225,9 +228,7 @@ async def delete_a_message(world: World) -> bool:
 @succeeds_when("shared")
 async def update(world: World) -> bool:
     config = bucket_of(world.theirs, subjects=["elsewhere.>"])
-    await _destroy(world, "UPDATE", config)
-    found = await world.look(f"STREAM.INFO.KV_{world.theirs}")
-    return "error" in found or found["config"]["subjects"] != [f"$KV.{world.theirs}.>"]
+    return await _destroy(world, "UPDATE", config)
 
 
 @succeeds_when("open")
@@ -242,8 +243,12 @@ async def crowd_out_the_victims_consumers(world: World) -> bool:
         },
     )
     await world.ask(f"$JS.API.CONSUMER.DELETE.KV_{world.theirs}.theirs")
-    names = await world.look(f"CONSUMER.NAMES.KV_{world.theirs}")
-    return "theirs" not in (names.get("consumers") or [])
+
+    async def gone() -> bool:
+        names = await world.look(f"CONSUMER.NAMES.KV_{world.theirs}")
+        return "theirs" not in (names.get("consumers") or [])
+
+    return await world.comes(gone)
 
 
 # ── The row service, events, the servers themselves ──────────────────────────────────────────────
@@ -273,16 +278,14 @@ async def take_the_victims_requests(world: World) -> bool:
     heard = await world.listen(f"storage.v1.{world.victim}.rows.>")
     heard += await world.listen("storage.v1.*.rows.>")
     await _victims_table(world)
-    await world.settle()
-    return any(b"secrets" in message for message in heard)
+    return await world.comes(lambda: any(b"secrets" in message for message in heard))
 
 
 @succeeds_when("open")
 async def overhear_events(world: World) -> bool:
     every = [await world.listen(subject) for subject in ("storage.events.>", "storage.>", "*.events.>")]
     world.service.publish(f"storage.events.{world.victim}.slow", SECRET)
-    await world.settle()
-    return any(SECRET in heard for heard in every)
+    return await world.comes(lambda: any(SECRET in heard for heard in every))
 
 
 @succeeds_when("open")
@@ -291,7 +294,7 @@ async def forge_events(world: World) -> bool:
     world.service.subscribe("storage.events.>", lambda message: heard.append(message.data))
     await world.settle()
     await world.say(f"storage.events.{world.victim}.error", MARK)
-    return MARK in heard
+    return await world.comes(lambda: MARK in heard)
 
 
 @succeeds_when("open")
@@ -310,7 +313,7 @@ async def answer_for_the_row_service(world: World) -> bool:
     world.watch.subscribe("_INBOX.victim.rows", lambda message: heard.append(message.data))
     await world.settle()
     await world.say("_INBOX.victim.rows", MARK)
-    return MARK in heard
+    return await world.comes(lambda: MARK in heard)
 
 
 async def _looted(world: World) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class World:
         own: Sees everything in the attacker's account.
         watch: Sees everything in the victim's account; attacks never use it, checks do.
         service: Is the row service: in the storage account, or in the one account there is.
+        patience: Seconds within which an attack's effect shows: an effect is waited for on a busy
+            machine, what never comes is not waited for long.
     """
 
     attacker: Connection
@@ -45,7 +48,8 @@ class World:
     watch: Connection
     service: Connection
 
-    def __init__(self, mallory: str, victim: str) -> None:
+    def __init__(self, mallory: str, victim: str, *, patience: float) -> None:
+        self.patience = patience
         self.mallory, self.victim = mallory, victim
         self.mine, self.theirs = f"plugin_{mallory}", f"plugin_{victim}"
         self.stack = AsyncExitStack()
@@ -81,10 +85,22 @@ class World:
         await self.settle()
         return heard
 
-    @staticmethod
-    async def settle() -> None:
-        """Let what is under way arrive: a refusal takes a millisecond."""
-        await asyncio.sleep(0.1)
+    async def settle(self) -> None:
+        """Let what the attacker and the service said reach the server, and a refusal come back."""
+        for connection in (self.attacker, self.watch, self.service):
+            await connection._client.flush(timeout=30)
+        await asyncio.sleep(0.02)
+
+    async def comes(self, check: Callable[[], bool | Awaitable[bool]]) -> bool:
+        """Whether `check` comes true within `patience`: what JetStream is asked it does in its own time."""
+        deadline = asyncio.get_running_loop().time() + self.patience
+        while True:
+            answer = check()
+            if answer if isinstance(answer, bool) else await answer:
+                return True
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(0.05)
 
     # What only the checks use.
 
@@ -132,7 +148,7 @@ class World:
 
 async def strong(installation: Installation, plugin: str, *, admin: bool) -> World:
     """Two plugins as `rosey-storage apply` makes them."""
-    world = World(f"{plugin}-mallory", f"{plugin}-victim")
+    world = World(f"{plugin}-mallory", f"{plugin}-victim", patience=0.5)
     for name in (world.mallory, world.victim):
         await installation.add(name, rows=True)
     url = installation.nats.url
@@ -165,7 +181,7 @@ def weak_server(folder: Path) -> NatsServer:
 
 async def weak(server: NatsServer, kind: str) -> World:
     """Two plugins in one account, and a row service beside them."""
-    world = World("mallory", "victim")
+    world = World("mallory", "victim", patience=15)
     try:
         return await _weakly(world, server, kind)
     except BaseException:
