@@ -38,6 +38,7 @@ class NatsTransport:
         self._connection = await Connection.open(
             self._settings.servers,
             credentials=self._settings.credentials_of(self._plugin),
+            tls=self._settings.tls,
             name=owned_name(self._plugin),
             timeout=self._settings.timeout,
         )
