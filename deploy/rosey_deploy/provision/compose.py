@@ -53,7 +53,7 @@ class ComposeOptions:
         return ["nats"] if self.servers == 1 else [f"nats-{n}" for n in range(1, self.servers + 1)]
 
     def check(self, data: Path) -> None:
-        """Raise `InvalidRequest` for files that are not there, or that containers could not or must not see."""
+        """Raise `InvalidRequest` for files that are not there, or that containers may not see."""
         if not self.file.is_file():
             raise InvalidRequest(f"There is no file {self.file}.", hint="As deploy/compose.yaml of a clone.")
         if self.servers not in (1, 3):
@@ -62,7 +62,7 @@ class ComposeOptions:
         folder = self.plugins.resolve().parent
         if data.resolve().is_relative_to(folder):
             raise InvalidRequest(
-                f"Containers see the folder of {self.plugins.name}, {folder}, and the secrets in {data} with it.",
+                f"Containers see the folder of {self.plugins.name}, and the secrets in {data} with it.",
                 path="--plugins",
                 hint="Keep plugins.toml, and the plugins' migrations, in a folder of their own.",
             )
@@ -77,7 +77,7 @@ class ComposeOptions:
 
 
 def server_options(options: ComposeOptions, password: str) -> ServerOptions:
-    """Return the configuration of NATS as its container sees it; one for all servers, named by the command."""
+    """Return the configuration of NATS as its container sees it; the command names the server."""
     return ServerOptions(
         host="0.0.0.0",  # noqa: S104 - of the container; compose publishes it on loopback alone
         store=Path("/data"),
@@ -113,7 +113,7 @@ def lay_out(data: Path, authority: Authority, options: ComposeOptions, *, force:
         replicas=options.servers,
         service=service,
     )
-    written = {}
+    written: dict[Path, bool] = {}
     where = authority.folder / "installation.toml"
     if written.setdefault(where, force or not where.exists()):
         places.save(authority.folder)
@@ -123,7 +123,7 @@ def lay_out(data: Path, authority: Authority, options: ComposeOptions, *, force:
             os.chown(path, _IMAGE_USER, _IMAGE_USER)
     path = data.absolute() / "compose.env"
     if written.setdefault(path, force or not path.exists()):
-        write_private(path, _environment(data, options))
+        write_private(path, _environment(data, options), mode=0o644)
     return written
 
 

@@ -37,7 +37,7 @@ class Contexts:
 
     folder: Path
     url: str
-    tls: TlsFiles = TlsFiles()
+    tls: TlsFiles | None = None
 
     def fault(self, name: str, credentials: Path, what: str) -> str | None:
         """Say what is wrong with a context, None when it is as wanted.
@@ -71,7 +71,8 @@ class Contexts:
         return True
 
     def _wanted(self, credentials: Path, what: str) -> dict[str, Any]:
-        files = {"ca": self.tls.ca, "cert": self.tls.cert, "key": self.tls.key}
+        tls = self.tls or TlsFiles()
+        files = {"ca": tls.ca, "cert": tls.cert, "key": tls.key}
         return {
             "description": _OURS + what,
             "url": self.url,

@@ -53,7 +53,7 @@ class Installation:
     world: World
     url: str
     plugins: Path
-    service: ServicePlaces = ServicePlaces()
+    service: ServicePlaces = field(factory=ServicePlaces)
     database: str | None = None
     tls: Mapping[str, str] = field(factory=dict)
 

@@ -80,7 +80,7 @@ class World:
     contexts: Contexts | None = None
     replicas: int | None = None
     timeout: float = 10.0
-    tls: TlsFiles = TlsFiles()
+    tls: TlsFiles | None = None
     accounts: dict[str, Account] = field(factory=dict)
     connections: asyncio.Semaphore = field(factory=lambda: asyncio.Semaphore(16))
 

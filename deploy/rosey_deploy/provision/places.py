@@ -1,4 +1,4 @@
-"""How an installation is reached: by an operator's commands, and by its row services, which may see it otherwise.
+"""How an installation is reached: by an operator's commands, and by its row services.
 
 `credentials/installation.toml`, written by `rosey-storage init --compose` and free to be edited, is what the
 commands take where no option and no variable says otherwise:
@@ -18,13 +18,14 @@ commands take where no option and no variable says otherwise:
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
 
-from attrs import asdict, fields, frozen
+from attrs import asdict, field, fields, frozen
 from psycopg.conninfo import conninfo_to_dict
 
 from rosey_deploy.provision.files import read_secret, write_private
@@ -35,7 +36,7 @@ __all__ = ["FILE_NAME", "Places", "ServicePlaces", "database_url", "moved"]
 
 FILE_NAME: Final = "installation.toml"
 
-Kind = TypeVar("Kind")
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @frozen(kw_only=True)
@@ -74,7 +75,7 @@ class Places:
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
-    service: ServicePlaces = ServicePlaces()
+    service: ServicePlaces = field(factory=ServicePlaces)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -141,9 +142,12 @@ def database_url(members: Mapping[str, str]) -> str:
     rest = dict(members)
     user, password = rest.pop("user", ""), rest.pop("password", "")
     database = quote(rest.pop("dbname", "postgres"), safe="")
+    place, host, port = "", rest.get("host", ""), rest.get("port", "")
+    if _HOST.fullmatch(host) and (not port or port.isdigit()):  # neither a socket's folder nor several hosts
+        place = rest.pop("host") + (f":{rest.pop('port')}" if port else "")
     query = urlencode(rest, quote_via=quote, safe="")
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
-    return f"postgresql://{login}@/{database}" + (f"?{query}" if query else "")
+    return f"postgresql://{login}@{place}/{database}" + (f"?{query}" if query else "")
 
 
 def _told(database: str) -> dict[str, str]:

@@ -55,8 +55,8 @@ class Target:
     contexts: Path | None = None
     replicas: int | None = None
     timeout: float = 10.0
-    service: ServicePlaces = ServicePlaces()
-    tls: TlsFiles = TlsFiles()
+    service: ServicePlaces = field(factory=ServicePlaces)
+    tls: TlsFiles | None = None
 
 
 @frozen(kw_only=True)
@@ -140,7 +140,7 @@ async def reconcile(target: Target, *, write: bool, told: Told = _silent) -> Out
             plugins=path,
             service=target.service,
             database=target.database,
-            tls=target.tls.variables(),
+            tls={} if target.tls is None else target.tls.variables(),
         )
         changes = await installation.settle(write=write)
         told(OWNER, changes)

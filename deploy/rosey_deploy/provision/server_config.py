@@ -63,7 +63,7 @@ class ServerOptions:
 
 
 def server_config(authority: Authority, options: ServerOptions) -> str:
-    """Return the text of the configuration; for a cluster it holds the routes' password, otherwise no secret."""
+    """Return the text of the configuration; for a cluster it holds a password, otherwise no secret."""
     trust = authority.trust(options.store / "accounts")
     resolver = trust["resolver"]
     preload = "\n".join(f"  {key}: {token}" for key, token in trust["resolver_preload"].items())
