@@ -95,9 +95,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     of = ", ".join(f"{count} of {image}" for image, count in sorted(started.items()))
     terminalreporter.write_sep("=", "containers")
     if started:
-        terminalreporter.write_line(f"{passed} tests passed on {started.total()} containers: {of}.")
+        total = started.total()
+        terminalreporter.write_line(
+            f"{_counted(passed, 'test')} passed on {_counted(total, 'container')}: {of}."
+        )
     else:
         terminalreporter.write_line("No container was started: this run has proved nothing, and fails.")
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

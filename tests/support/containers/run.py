@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ class Run:
     def begin(cls, images: dict[str, str]) -> Self:
         """Begin a run in this process; workers that it starts find it by `current`."""
         made = cls(
-            name=f"rosey-tests-{os.getpid()}",
+            name=f"rosey-tests-{os.getpid()}-{secrets.token_hex(3)}",
             owner=_owner(os.getpid()),
             folder=tempfile.mkdtemp(prefix="rosey-tests-"),
             images=images,

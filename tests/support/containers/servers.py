@@ -65,7 +65,7 @@ class Containers:
         if self._tool is None:
             image = fetch_nats_tool()
             self._tool = DockerContainer(image)
-            self.start(self._tool, entrypoint=["sleep", "infinity"], init=True)
+            self.start(self._tool, entrypoint=["sleep", "infinity"])
         settings = ("-e", "NO_COLOR=1", "-e", "COLUMNS=200")
         return "docker", "exec", *settings, self._tool.get_container_id(), "nats"
 
