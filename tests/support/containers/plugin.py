@@ -10,6 +10,8 @@ import pytest
 from support.containers.selection import is_selected, may_hold_tests
 
 _ALL, _OLDEST = "all", "oldest-postgres"
+# Databases of others sort by language where the embedded server's sort by code point: answers may not differ.
+_BY_LANGUAGE = "--locale-provider=icu --icu-locale=en-US"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from support.containers.images import NoDocker, images
     from support.containers.run import Run, remove_abandoned
 
+    oldest = config.getoption("--containers") == _OLDEST
     reporter = config.pluginmanager.get_plugin("terminalreporter")
 
     def say(line: str) -> None:
@@ -66,12 +69,12 @@ def pytest_configure(config: pytest.Config) -> None:
             reporter.write_line(line)
 
     try:
-        chosen = images(say, oldest_postgres=config.getoption("--containers") == _OLDEST)
+        chosen = images(say, oldest_postgres=oldest)
     except NoDocker as error:
         raise pytest.UsageError(str(error)) from error
     for name in remove_abandoned():
         say(f"Removed what the run {name} left behind.")
-    config.stash[_RUN] = Run.begin(chosen)
+    config.stash[_RUN] = Run.begin(chosen, initdb=_BY_LANGUAGE if oldest else "")
 
 
 _RUN: pytest.StashKey = pytest.StashKey()

@@ -40,21 +40,24 @@ class Run:
         owner: Its process, see `_owner`.
         folder: Where it keeps what its processes tell each other.
         images: The images by what they are for: `nats`, `postgres`, `service`.
+        initdb: What `initdb` of PostgreSQL is told beside its defaults.
     """
 
     name: str
     owner: str
     folder: str
     images: dict[str, str]
+    initdb: str = ""
 
     @classmethod
-    def begin(cls, images: dict[str, str]) -> Self:
+    def begin(cls, images: dict[str, str], *, initdb: str = "") -> Self:
         """Begin a run in this process; workers that it starts find it by `current`."""
         made = cls(
             name=f"rosey-tests-{os.getpid()}-{secrets.token_hex(3)}",
             owner=_owner(os.getpid()),
             folder=tempfile.mkdtemp(prefix="rosey-tests-"),
             images=images,
+            initdb=initdb,
         )
         os.environ[_VARIABLE] = json.dumps(asdict(made))
         return made

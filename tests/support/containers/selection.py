@@ -64,6 +64,7 @@ SUITES = (
     Suite(path="acceptance/migrations/test_quotes_history.py"),
     # The engine in the tests' own process: what it says to Postgres, on both versions.
     Suite(path="integration/databases"),
+    Suite(path="acceptance/isolation/test_attacks.py", database=False),
     Suite(path="acceptance/isolation"),
     Suite(path="integration/kv_cli", database=False),
     Suite(

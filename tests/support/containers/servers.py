@@ -224,7 +224,7 @@ class PostgresInContainer(_Contained, PostgresServer):
         def make() -> DockerContainer:
             image = self._containers.run.images["postgres"]
             made = PostgresContainer(image, username="postgres", password=self.password, dbname="postgres")
-            return made.with_command(command)
+            return made.with_env("POSTGRES_INITDB_ARGS", self._containers.run.initdb).with_command(command)
 
         self._container, self.port = self._containers.publish(make, "postgres", _POSTGRES_PORT, self.port)
 
