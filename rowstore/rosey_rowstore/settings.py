@@ -20,7 +20,7 @@ _KNOWN: Final = tuple(
     _PREFIX + name
     for name in (
         *("URL", "CREDENTIALS", "SUBJECT", "TIMEOUT", "DATABASE"),
-        *("PLUGINS", "DATA", "ALLOW_LOCAL"),
+        *("PLUGINS", "DATA", "ALLOW_LOCAL", "HEALTH"),
     )
 )
 _SCHEMES: Final = ("nats", "tls", "ws", "wss")
@@ -38,6 +38,7 @@ class ServiceSettings:
         timeout: Seconds a request without `Storage-Timeout` may take, waiting included.
         database: `postgresql://…` or `sqlite:FOLDER`.
         plugins: The path of `plugins.toml`.
+        health: Host and port on which probes are answered; None for nowhere.
         environment: `development` or `production`.
     """
 
@@ -47,6 +48,7 @@ class ServiceSettings:
     subject: str = DEFAULT_SUBJECT_ROOT
     timeout: float = 5.0
     plugins: Path | None = None
+    health: tuple[str, int] | None = None
     environment: Literal["development", "production"] = "development"
 
     @classmethod
@@ -74,6 +76,7 @@ class ServiceSettings:
             subject=_subject(given.get("ROSEY_STORAGE_SUBJECT", DEFAULT_SUBJECT_ROOT)),
             timeout=_seconds(given.get("ROSEY_STORAGE_TIMEOUT", "5")),
             plugins=_file(given, "ROSEY_STORAGE_PLUGINS"),
+            health=_address(given.get("ROSEY_STORAGE_HEALTH")),
             environment=_environment(given.get("ROSEY_ENV", "development")),
         )
 
@@ -130,6 +133,22 @@ def _file(given: Mapping[str, str], name: str) -> Path | None:
     if not path.is_file():
         raise _bad(name, f"There is no file {path}.", "Is the path right, and may this user read it?")
     return path
+
+
+def _address(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, colon, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    bracketed = host == f"[{bare}]"
+    sound = colon and bare and bracketed == (":" in bare) and not re.search(r"[\s/@\[\]]", bare)
+    if not sound or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise _bad(
+            "ROSEY_STORAGE_HEALTH",
+            f"{text!r} is no address.",
+            "HOST:PORT, as 127.0.0.1:8080 or [::1]:8080; 0.0.0.0:8080 is every address.",
+        )
+    return bare, int(port)
 
 
 def _environment(text: str) -> Literal["development", "production"]:

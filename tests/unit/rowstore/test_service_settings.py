@@ -34,6 +34,7 @@ def test_every_setting(tmp_path: Path) -> None:
             "ROSEY_STORAGE_TIMEOUT": "2.5",
             "ROSEY_STORAGE_DATABASE": "sqlite:rows",
             "ROSEY_STORAGE_PLUGINS": str(file),
+            "ROSEY_STORAGE_HEALTH": "0.0.0.0:8080",
             "ROSEY_ENV": "production",
         }
     )
@@ -44,6 +45,7 @@ def test_every_setting(tmp_path: Path) -> None:
         subject="bot",
         timeout=2.5,
         plugins=file,
+        health=("0.0.0.0", 8080),
         environment="production",
     )
 
@@ -68,6 +70,11 @@ def test_every_setting(tmp_path: Path) -> None:
         ("ROSEY_STORAGE_DATABASE", "", "no database"),
         ("ROSEY_STORAGE_PLUGINS", "/nowhere/plugins.toml", "no file"),
         ("ROSEY_STORAGE_CREDENTIALS", "/nowhere/x.creds", "no file"),
+        ("ROSEY_STORAGE_HEALTH", "8080", "HOST:PORT"),
+        ("ROSEY_STORAGE_HEALTH", ":8080", "HOST:PORT"),
+        ("ROSEY_STORAGE_HEALTH", "h:99999", "HOST:PORT"),
+        ("ROSEY_STORAGE_HEALTH", "::1:8080", "HOST:PORT"),
+        ("ROSEY_STORAGE_HEALTH", "http://h:1", "HOST:PORT"),
         ("ROSEY_ENV", "prod", "no environment"),
     ],
 )
@@ -85,3 +92,12 @@ def test_a_password_is_not_repeated() -> None:
     with pytest.raises(Fault) as caught:
         ServiceSettings.from_environment({**DATABASE, "ROSEY_STORAGE_URL": "http://u:hunter2@h"})
     assert "hunter2" not in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:8080", ("::1", 8080)), ("localhost:80", ("localhost", 80))],
+)
+def test_addresses_of_probes(text: str, address: tuple[str, int]) -> None:
+    """Host and port, with brackets around IPv6."""
+    assert ServiceSettings.from_environment({**DATABASE, "ROSEY_STORAGE_HEALTH": text}).health == address
