@@ -52,6 +52,11 @@ test-containers: $(READY) ## Run the suites on containers; it needs Docker and n
 	@$(BIN)/python -m pytest -q -n 3 --containers=all tests
 	@$(BIN)/python -m pytest -q -n 3 --containers=oldest-postgres tests
 
+IMAGE ?= rosey-storage:latest
+.PHONY: image
+image: ## Build the image of the row service and the command line (IMAGE=name:tag).
+	@deploy/ci/build-image "$(IMAGE)"
+
 .PHONY: lint
 lint: $(READY) ## Check style, formatting and the direction of imports.
 	@$(BIN)/ruff check .
