@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Callable
@@ -40,12 +41,12 @@ def images(say: Callable[[str], None], *, oldest_postgres: bool) -> dict[str, st
     client = _engine()
     try:
         found = {
-            "nats": os.environ.get("ROSEY_TEST_NATS_IMAGE") or _NATS,
-            "postgres": os.environ.get(postgres_setting) or _POSTGRES[postgres_setting],
+            "nats": _setting("ROSEY_TEST_NATS_IMAGE") or _NATS,
+            "postgres": _setting(postgres_setting) or _POSTGRES[postgres_setting],
         }
         _fetch(client, found["nats"], "ROSEY_TEST_NATS_IMAGE", say)
         _fetch(client, found["postgres"], postgres_setting, say)
-        given = os.environ.get("ROSEY_TEST_SERVICE_IMAGE")
+        given = _setting("ROSEY_TEST_SERVICE_IMAGE")
         if given:
             _fetch(client, given, "ROSEY_TEST_SERVICE_IMAGE", say)
         else:
@@ -57,7 +58,7 @@ def images(say: Callable[[str], None], *, oldest_postgres: bool) -> dict[str, st
 
 def fetch_nats_tool() -> str:
     """Return the image of the `nats` tool, fetched if it is missing; only machines without the tool ask."""
-    image = os.environ.get("ROSEY_TEST_NATS_TOOL_IMAGE") or _NATS_TOOL
+    image = _setting("ROSEY_TEST_NATS_TOOL_IMAGE") or _NATS_TOOL
     client = _engine()
     try:
         _fetch(client, image, "ROSEY_TEST_NATS_TOOL_IMAGE", lambda _: None)
@@ -95,17 +96,23 @@ def _fetch(client: docker.DockerClient, image: str, setting: str, say: Callable[
 def _build(say: Callable[[str], None]) -> None:
     """Build the image of this tree; unchanged layers come from Docker's cache."""
     say(f"Building {_SERVICE} from deploy/Dockerfile ...")
-    command = ["docker", "build", "--quiet", "--file", "deploy/Dockerfile", "--tag", _SERVICE, "."]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise NoDocker(
-            "There is no `docker` command to build the service's image with; install it, or name an image"
-            " with ROSEY_TEST_SERVICE_IMAGE."
-        ) from error
+    done = subprocess.run(
+        [ROOT / "deploy" / "ci" / "build-image", _SERVICE], capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        end = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
         raise NoDocker(
             "The service's image could not be built; name another with ROSEY_TEST_SERVICE_IMAGE."
-            f" The end of `{' '.join(command)}`:\n{end}"
+            f" The end of what deploy/ci/build-image said:\n{done.stderr}"
         )
+
+
+def _setting(name: str) -> str | None:
+    """Return a setting: of the environment, or what deploy/ci/stand-in-images settled on for this machine."""
+    if given := os.environ.get(name):
+        return given
+    with contextlib.suppress(FileNotFoundError):
+        for line in (ROOT / ".tools" / "images.env").read_text().splitlines():
+            key, _, value = line.partition("=")
+            if key == name:
+                return value
+    return None

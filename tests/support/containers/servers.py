@@ -44,6 +44,7 @@ class Containers:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        os.umask(0o022)  # what tests write later has to be read by the image's user as well
         self._network: Network | None = None
         self._tool: DockerContainer | None = None
         self._names: dict[int, tuple[str, int]] = {}
@@ -274,6 +275,9 @@ class ServiceInContainer(_Contained, RowService):
             settings["ROSEY_STORAGE_CREDENTIALS"] = str(copy)
         settings["ROSEY_STORAGE_URL"] = self._containers.nats_url(self._url)
         settings["ROSEY_STORAGE_DATABASE"] = self._containers.database_url(settings["ROSEY_STORAGE_DATABASE"])
+        if self._provision:
+            # The image is for production, where plugins are provisioned; the embedded one is for neither.
+            settings.setdefault("ROSEY_ENV", "development")
         made.with_envs(**settings)
         self._containers.start(
             made,
@@ -304,6 +308,9 @@ class ServiceInContainer(_Contained, RowService):
 
 def _show(container: DockerContainer, folder: Path) -> None:
     """Let a container read a folder, under the same path; the folders above it stay closed."""
-    if folder.stat().st_uid == os.getuid():
-        folder.chmod(folder.stat().st_mode | 0o055)
+    for path in (folder, *folder.rglob("*")):
+        mode = path.stat().st_mode
+        wanted = mode | (0o055 if path.is_dir() else 0o044)
+        if wanted != mode and path.stat().st_uid == os.getuid():
+            path.chmod(wanted)
     container.with_volume_mapping(str(folder), str(folder), "ro")
