@@ -47,6 +47,16 @@ test-long: $(READY) ## Run the long tests: many restarts, many keys, ten thousan
 test-nats-cli: $(READY) ## Run the tests that use the `nats` command line tool.
 	@PATH="$$PWD/.tools/bin:$$PATH" $(BIN)/python -m pytest -q -m "nats_cli" tests
 
+.PHONY: test-containers
+test-containers: $(READY) ## Run the suites on containers; it needs Docker and nothing else.
+	@$(BIN)/python -m pytest -q -n 3 --containers=all tests
+	@$(BIN)/python -m pytest -q -n 3 --containers=oldest-postgres tests
+
+IMAGE ?= rosey-storage:latest
+.PHONY: image
+image: ## Build the image of the row service and the command line (IMAGE=name:tag).
+	@deploy/ci/build-image "$(IMAGE)"
+
 .PHONY: lint
 lint: $(READY) ## Check style, formatting and the direction of imports.
 	@$(BIN)/ruff check .

@@ -284,8 +284,8 @@ class ServiceConnection(Client):
         self._held_bytes = 0
 
     def _shown(self) -> str:
-        server = self._current_server
-        return f"{server.uri.hostname}:{server.uri.port}" if server else ""
+        servers = [self._current_server] if self._current_server else self._server_pool
+        return ",".join(f"{server.uri.hostname}:{server.uri.port}" for server in servers)
 
 
 def parse_headers(block: bytes | None) -> dict[str, str] | None:

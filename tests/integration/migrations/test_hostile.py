@@ -11,9 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from rosey_rowstore.application import Application
 from rosey_rowstore.migrations import seccomp
-from support.migrations import Caller, Folder, Refused, on_postgres, on_sqlite
+from support.migrations import Caller, Folder, Refused, Serve, on_postgres, on_sqlite
 
 KERNEL = seccomp.supported()
 
@@ -37,8 +36,7 @@ async def goes_on(call: Caller, folder: Folder) -> None:
 @pytest.fixture
 async def neighbour(call: Caller, plugin: str) -> str:
     """Another plugin with a table `secrets`, on Postgres; its schema."""
-    other = Caller(call.application, f"{plugin}-other")
-    call.application._plugins.plugins[other.plugin] = call.application._plugins.plugins[plugin]
+    other = call.beside(f"{plugin}-other")
     await other("tables.define", table="secrets", columns=[{"name": "a", "type": "text"}])
     await other("rows.insert", table="secrets", rows=[{"a": "s3cret"}])
     return f'"plugin_{other.plugin}"'
@@ -140,46 +138,34 @@ async def test_files_cannot_be_written(call: Caller, folder: Folder, tmp_path: P
     assert not (tmp_path / "new").exists()
 
 
-async def test_an_endless_loop_is_ended(database_url: str, kind: str, tmp_path: Path, plugin: str) -> None:
+async def test_an_endless_loop_is_ended(serve: Serve, kind: str, place: Path, plugin: str) -> None:
     """A run past `migration_timeout` is killed; the error says so, and the next one is free to run."""
-    folder = Folder(tmp_path / "p", plugin, limits="migration_timeout = 1.5")
-    application = Application(database_url, folder.plugins, provision=True)
-    await application.open()
-    try:
-        call = Caller(application, plugin)
-        path = folder.write("0001", 'op.create_table("t", *service_columns())\nwhile True: pass')
-        with pytest.raises(Refused, match="did not end in its time") as caught:
-            await call("migrations.apply", timeout_ms=60_000)
-        assert caught.value.code == "migration_failed"
-        assert caught.value.details["revision"] == "0001"
-        path.write_text(path.read_text().replace("while True: pass", "pass"))
-        assert await call.apply(timeout_ms=60_000) == ["0001"]
-    finally:
-        await application.close()
+    folder = Folder(place / "p", plugin, limits="migration_timeout = 1.5")
+    call = await serve(folder)
+    path = folder.write("0001", 'op.create_table("t", *service_columns())\nwhile True: pass')
+    with pytest.raises(Refused, match="did not end in its time") as caught:
+        await call("migrations.apply", timeout_ms=60_000)
+    assert caught.value.code == "migration_failed"
+    assert caught.value.details["revision"] == "0001"
+    path.write_text(path.read_text().replace("while True: pass", "pass"))
+    assert await call.apply(timeout_ms=60_000) == ["0001"]
 
 
-async def test_an_endless_statement_is_ended(
-    database_url: str, kind: str, tmp_path: Path, plugin: str
-) -> None:
+async def test_an_endless_statement_is_ended(serve: Serve, kind: str, place: Path, plugin: str) -> None:
     """A statement that never ends is stopped on the server too: it holds no lock afterwards."""
-    folder = Folder(tmp_path / "p", plugin, limits="migration_timeout = 1.5")
-    application = Application(database_url, folder.plugins, provision=True)
-    await application.open()
-    try:
-        call = Caller(application, plugin)
-        endless = (
-            "SELECT pg_sleep(3600)"
-            if kind == "postgres"
-            else "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
-        )
-        path = folder.write("0001", f'op.create_table("t", *service_columns())\nop.execute("""{endless}""")')
-        with pytest.raises(Refused) as caught:
-            await call("migrations.apply", timeout_ms=60_000)
-        assert caught.value.code == "migration_failed"
-        path.write_text(path.read_text().replace(f'op.execute("""{endless}""")', "pass"))
-        assert await call.apply(timeout_ms=60_000) == ["0001"]
-    finally:
-        await application.close()
+    folder = Folder(place / "p", plugin, limits="migration_timeout = 1.5")
+    call = await serve(folder)
+    endless = (
+        "SELECT pg_sleep(3600)"
+        if kind == "postgres"
+        else "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
+    )
+    path = folder.write("0001", f'op.create_table("t", *service_columns())\nop.execute("""{endless}""")')
+    with pytest.raises(Refused) as caught:
+        await call("migrations.apply", timeout_ms=60_000)
+    assert caught.value.code == "migration_failed"
+    path.write_text(path.read_text().replace(f'op.execute("""{endless}""")', "pass"))
+    assert await call.apply(timeout_ms=60_000) == ["0001"]
 
 
 @pytest.mark.skipif(not KERNEL, reason="only Linux holds a limit on address space")
