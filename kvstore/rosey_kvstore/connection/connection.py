@@ -131,7 +131,7 @@ class Connection:
         reason = f": {self._last_error}" if self._last_error else ""
         raise Unavailable(
             f"NATS at {', '.join(self._shown)} did not answer within {timeout:g} s{reason}.",
-            hint="Is the server running, and the URL right?",
+            hint=_hint_for(self._last_error or ""),
         )
 
     async def _connect_client(self, name: str, timeout: float, options: Mapping[str, Any]) -> None:
@@ -440,6 +440,17 @@ def _credential_options(file: CredentialsFile) -> dict[str, Callable[..., bytes]
     except UnusableCredentialsError as error:
         raise PermissionDenied(str(error), hint="ROSEY_STORAGE_CREDENTIALS names the file.") from error
     return {"user_jwt_cb": file.jwt, "signature_cb": file.sign}
+
+
+def _hint_for(reason: str) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return (
+            "ROSEY_STORAGE_TLS_CA names the authority that signed the server's certificate, which has to be"
+            " one for the host of the URL."
+        )
+    if "CERTIFICATE_REQUIRED" in reason or "BAD_CERTIFICATE" in reason:
+        return "The server asks for a certificate of the client's: ROSEY_STORAGE_TLS_CERT and _TLS_KEY."
+    return "Is the server running, and the URL right?"
 
 
 def _time_out(future: asyncio.Future[Reply], subject: str, timeout: float) -> None:
