@@ -153,19 +153,21 @@ async def test_everything_over_tls(installation: Installation):
     assert (context["url"], context["ca"]) == (installation.url, str(installation.ca))
 
 
+@pytest.mark.slow
 async def test_who_is_not_trusted_is_told_what_to_set(installation: Installation):
     """A server that the system's authorities do not know is refused, in time, with the setting that helps."""
     installation.nats()
     for url in (installation.url, f"nats://127.0.0.1:{installation.port}"):
         with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED") as caught:
-            await Connection.open([url], timeout=5)
+            await Connection.open([url], timeout=2)
         assert "ROSEY_STORAGE_TLS_CA" in (caught.value.hint or "")
     other = installation.folder / "other.pem"
     trustme.CA().cert_pem.write_to_path(other)
     with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
-        await Connection.open([installation.url], tls=TlsFiles(ca=other), timeout=5)
+        await Connection.open([installation.url], tls=TlsFiles(ca=other), timeout=2)
 
 
+@pytest.mark.slow
 async def test_clients_with_a_certificate_of_their_own(installation: Installation):
     """With `--tls-ca` the server takes those clients alone that show one."""
     installation.nats("--tls-ca", "ca.pem")
@@ -187,7 +189,7 @@ async def test_clients_with_a_certificate_of_their_own(installation: Installatio
 async def test_tls_is_not_given_up(tmp_path: Path, nats_server):
     """tls:// to a server without it is refused: nothing is sent in the clear."""
     with pytest.raises(Unavailable, match="offers no TLS"):
-        await Connection.open([nats_server.url.replace("nats:", "tls:")], timeout=3)
+        await Connection.open([nats_server.url.replace("nats:", "tls:")], timeout=2)
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
