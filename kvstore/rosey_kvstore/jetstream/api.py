@@ -27,6 +27,8 @@ class Api:
         self.prefix = f"$KV.{bucket}."
         self.direct = f"$JS.API.DIRECT.GET.{self.stream}"
         self.timeout = timeout
+        # Several servers hold the bucket: a direct get may be answered by one that is a moment behind.
+        self.replicated = False
         # Awaited when nobody answers; raises where there is no bucket.
         self.missing: Callable[[], Any] | None = None
 
@@ -117,7 +119,7 @@ def _answer(data: bytes) -> dict[str, Any]:
     except (ValueError, AttributeError) as failure:
         raise InternalError("JetStream's answer cannot be read.") from failure
     if error:
-        if error.get("err_code") == WRONG_REVISION:
+        if error.get("err_code") in WRONG_REVISION:
             raise WrongRevisionError
         raise fault_of(error)
     found: dict[str, Any] = answer
