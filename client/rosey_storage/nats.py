@@ -48,6 +48,7 @@ class NatsTransport:
             create=None if self._settings.production else BucketLimits(),
             description=f"KV of Rosey's plugin {self._plugin}",
             metadata={"rosey-plugin": self._plugin},
+            timeout=self._settings.timeout,
         )
 
     async def close(self) -> None:

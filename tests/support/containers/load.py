@@ -77,16 +77,16 @@ class Load:
                 await asyncio.sleep(0.02)
 
     def gap(self, *kinds: str) -> float:
-        """Return the longest time, in seconds, in which no call of these kinds succeeded."""
-        times = sorted(at for kind in kinds for at in self.done_at[kind])
-        return max(b - a for a, b in itertools.pairwise(times))
+        """Return the longest time, in seconds, in which no call of one of these kinds succeeded."""
+        return max(b - a for kind in kinds for a, b in itertools.pairwise(sorted(self.done_at[kind])))
 
     @property
     def gaps(self) -> str:
         """The gaps as one line."""
         return (
-            f"gap KV {self.gap('set', 'get', 'increment', 'create'):.2f} s,"
-            f" rows {self.gap('insert', 'select'):.2f} s; {self.calls} calls, {len(self.errors)} errors"
+            f"longest gap of KV's writes {self.gap('set', 'increment', 'create'):.2f} s,"
+            f" of its reads {self.gap('get'):.2f} s, of rows {self.gap('insert', 'select'):.2f} s;"
+            f" {self.calls} calls, {len(self.errors)} errors"
             f" {dict(Counter(error.code for *_, error in self.errors))}, slowest {self.slowest:.2f} s"
         )
 
