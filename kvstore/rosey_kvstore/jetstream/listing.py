@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections import OrderedDict
-from typing import Any, Final
+from collections.abc import ValuesView
+from typing import Any, Final, cast
 
 from attrs import define, field
 
@@ -82,9 +83,12 @@ class _View:
         """Return the live keys as text, in the order of their code points."""
         if self.keys is None:
             dead = self.dead
-            self.keys = sorted(
-                key for tail, key in self.subjects.items() if key is not None and tail not in dead
-            )
+            if not dead and None not in self.subjects.values():
+                self.keys = sorted(cast("ValuesView[str]", self.subjects.values()))
+            else:
+                self.keys = sorted(
+                    key for tail, key in self.subjects.items() if key is not None and tail not in dead
+                )
         return self.keys
 
 

@@ -21,6 +21,7 @@ from typing import Any, Self
 import docker
 from attrs import asdict, frozen
 from docker.errors import APIError, NotFound
+from testcontainers.core.docker_client import DockerClient
 
 from support.processes import alive
 
@@ -119,7 +120,7 @@ def remove_abandoned() -> list[str]:
 
 @contextlib.contextmanager
 def _client() -> Iterator[docker.DockerClient]:
-    client = docker.from_env()
+    client = DockerClient().client
     try:
         yield client
     finally:
