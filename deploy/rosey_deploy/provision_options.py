@@ -23,8 +23,8 @@ __all__ = [
     "Data",
     "Database",
     "File",
+    "MakeContexts",
     "Name",
-    "NoContexts",
     "Subject",
     "Url",
     "target_of",
@@ -65,8 +65,13 @@ File = Annotated[
     ),
 ]
 Subject = Annotated[str, typer.Option("--subject", envvar="ROSEY_STORAGE_SUBJECT", hidden=True)]
-NoContexts = Annotated[
-    bool, typer.Option("--no-contexts", help="Make no contexts of the `nats` command line tool.")
+MakeContexts = Annotated[
+    bool,
+    typer.Option(
+        "--contexts/--no-contexts",
+        envvar="ROSEY_STORAGE_CONTEXTS",
+        help="Make contexts of the `nats` command line tool.",
+    ),
 ]
 Name = Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's name.", show_default=False)]
 

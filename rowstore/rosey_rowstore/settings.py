@@ -22,7 +22,7 @@ _KNOWN: Final = tuple(
     _PREFIX + name
     for name in (
         *("URL", "CREDENTIALS", "SUBJECT", "TIMEOUT", "DATABASE"),
-        *("PLUGINS", "DATA", "ALLOW_LOCAL", "HEALTH", "SETTINGS"),
+        *("PLUGINS", "DATA", "ALLOW_LOCAL", "HEALTH", "CONTEXTS", "SETTINGS"),
         *("TLS_CA", "TLS_CERT", "TLS_KEY"),
     )
 )

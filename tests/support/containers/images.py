@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import docker
 from docker.errors import DockerException, ImageNotFound
+from testcontainers.core.docker_client import DockerClient
 
-__all__ = ["NoDocker", "fetch_nats_tool", "images"]
+__all__ = ["SERVICE", "NoDocker", "fetch_nats_tool", "images"]
 
 ROOT = Path(__file__).parents[3]
 _NATS = "nats:2.12-alpine"
@@ -20,7 +23,7 @@ _POSTGRES = {
     "ROSEY_TEST_POSTGRES_15_IMAGE": "postgres:15-alpine",
 }
 _NATS_TOOL = "natsio/nats-box:latest"
-_SERVICE = "rosey-storage:tests"
+SERVICE = "rosey-storage:tests"
 
 
 class NoDocker(Exception):
@@ -49,9 +52,7 @@ def images(say: Callable[[str], None], *, oldest_postgres: bool) -> dict[str, st
         given = _setting("ROSEY_TEST_SERVICE_IMAGE")
         if given:
             _fetch(client, given, "ROSEY_TEST_SERVICE_IMAGE", say)
-        else:
-            _build(say)
-        return {**found, "service": given or _SERVICE}
+        return {**found, "service": given or _build(client, say)}
     finally:
         client.close()
 
@@ -69,7 +70,7 @@ def fetch_nats_tool() -> str:
 
 def _engine() -> docker.DockerClient:
     try:
-        client = docker.from_env()
+        client = DockerClient().client  # heeds the `docker` command's context, as docker.from_env() does not
         client.ping()
     except DockerException as error:
         raise NoDocker(
@@ -93,17 +94,29 @@ def _fetch(client: docker.DockerClient, image: str, setting: str, say: Callable[
             ) from error
 
 
-def _build(say: Callable[[str], None]) -> None:
-    """Build the image of this tree; unchanged layers come from Docker's cache."""
-    say(f"Building {_SERVICE} from deploy/Dockerfile ...")
-    done = subprocess.run(
-        [ROOT / "deploy" / "ci" / "build-image", _SERVICE], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
+def _build(client: docker.DockerClient, say: Callable[[str], None]) -> str:
+    """Build the image of this tree and return its id; unchanged layers come from Docker's cache."""
+    say(f"Building {SERVICE} from deploy/Dockerfile ...")
+    command = [ROOT / "deploy" / "ci" / "build-image", SERVICE]
+    # By its id: meanwhile a run of another tree may give the name to its own.
+    with (Path(tempfile.gettempdir()) / "rosey-tests-build.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        built = _id(client)
+    if done.returncode or built is None:
         raise NoDocker(
             "The service's image could not be built; name another with ROSEY_TEST_SERVICE_IMAGE."
             f" The end of what deploy/ci/build-image said:\n{done.stderr}"
         )
+    return built
+
+
+def _id(client: docker.DockerClient) -> str | None:
+    try:
+        found: str = client.images.get(SERVICE).id
+    except ImageNotFound:
+        return None
+    return found
 
 
 def _setting(name: str) -> str | None:

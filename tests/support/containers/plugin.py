@@ -95,8 +95,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     started = run.started()
     passed = len(terminalreporter.getreports("passed"))
-    of = ", ".join(f"{count} of {image}" for image, count in sorted(started.items()))
+    of = ", ".join(f"{count} of {_named(image)}" for image, count in sorted(started.items()))
     terminalreporter.write_sep("=", "containers")
+    for line in run.told():
+        terminalreporter.write_line(line)
     if started:
         total = started.total()
         terminalreporter.write_line(
@@ -104,6 +106,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
     else:
         terminalreporter.write_line("No container was started: this run has proved nothing, and fails.")
+
+
+def _named(image: str) -> str:
+    from support.containers.images import SERVICE
+
+    return SERVICE if image.startswith("sha256:") else image
 
 
 def _counted(number: int, word: str) -> str:

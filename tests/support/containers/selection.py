@@ -63,7 +63,10 @@ SUITES = (
     Suite(path="acceptance/migrations/test_concurrent.py"),
     Suite(path="acceptance/migrations/test_quotes_history.py"),
     # The engine in the tests' own process: what it says to Postgres, on both versions.
-    Suite(path="integration/databases"),
+    Suite(
+        path="integration/databases",
+        leave_out={"test_text_of_this_server": "is about the cluster that the embedded server makes"},
+    ),
     Suite(path="acceptance/isolation/test_attacks.py", database=False),
     Suite(path="acceptance/isolation"),
     Suite(path="integration/kv_cli", database=False),

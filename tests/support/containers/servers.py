@@ -13,6 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -22,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 from testcontainers.community.nats import NatsContainer
 from testcontainers.community.postgres import PostgresContainer
 from testcontainers.core.container import DockerContainer
+from testcontainers.core.docker_client import DockerClient
 from testcontainers.core.network import Network
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
@@ -69,6 +71,15 @@ class Containers:
             self.start(self._tool, entrypoint=["sleep", "infinity"])
         settings = ("-e", "NO_COLOR=1", "-e", "COLUMNS=200")
         return "docker", "exec", *settings, self._tool.get_container_id(), "nats"
+
+    @cached_property
+    def own_user(self) -> str:
+        """Whom a container runs as to write as the user of the tests: their folders are closed to others."""
+        # An engine without root shows that user to its containers as root.
+        rootless = any(
+            "rootless" in option for option in DockerClient().client.info().get("SecurityOptions") or ()
+        )
+        return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
 
     def nats_url(self, url: str) -> str:
         """Return a NATS URL of the host as containers have to write it."""
@@ -181,11 +192,11 @@ class NatsInContainer(_Contained, NatsServer):
         def make() -> DockerContainer:
             made = _NatsContainer(self._containers.run.images["nats"])
             made.with_command(["--config", str(configuration)])
-            return made.with_volume_mapping(str(self.folder), str(self.folder), "rw")
+            return made.with_volume_mapping(str(self.folder), str(self.folder), "rw,z")
 
-        # As the user of the tests, whose folders are closed to others and who has to clear them away.
-        user = f"{os.getuid()}:{os.getgid()}"
-        self._container, self.port = self._containers.publish(make, "nats", _NATS_PORT, self.port, user=user)
+        self._container, self.port = self._containers.publish(
+            make, "nats", _NATS_PORT, self.port, user=self._containers.own_user
+        )
 
     def wait_ready(self) -> None:
         self.wait_until(self._answers)
@@ -313,4 +324,4 @@ def _show(container: DockerContainer, folder: Path) -> None:
         wanted = mode | (0o055 if path.is_dir() else 0o044)
         if wanted != mode and path.stat().st_uid == os.getuid():
             path.chmod(wanted)
-    container.with_volume_mapping(str(folder), str(folder), "ro")
+    container.with_volume_mapping(str(folder), str(folder), "ro,z")  # z: where SELinux would refuse
