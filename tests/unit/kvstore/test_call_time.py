@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from rosey_kvstore import KV
-from rosey_kvstore.errors import RevisionMismatch, StorageTimeout
+from rosey_kvstore.connection import NoResponders, Reply
+from rosey_kvstore.errors import NotProvisioned, RevisionMismatch, StorageTimeout
+from rosey_kvstore.jetstream.api import Api
 
 
 class Leaderless:
@@ -75,3 +77,39 @@ async def test_an_error_of_the_call_stays_what_it_is():
 
     with pytest.raises(RevisionMismatch):
         await KV(Refusing(), plugin="quotes", timeout=5).update("a", 1, revision=3)
+
+
+async def test_a_write_waits_for_a_leader_and_not_for_news_of_its_bucket():
+    """While a cluster elects, nobody answers for the bucket either; the write goes as soon as it can."""
+
+    class Electing:
+        def __init__(self) -> None:
+            self.until = asyncio.get_running_loop().time() + 0.7
+
+        async def request_raw(self, *_: object) -> Reply:
+            if asyncio.get_running_loop().time() < self.until:
+                raise NoResponders("nobody")
+            return Reply(b"done", None)
+
+    async def silent() -> None:
+        await asyncio.sleep(3600)
+
+    api = Api(Electing(), "plugin_quotes", 20)
+    async with asyncio.timeout(10):
+        reply = await api.send("$KV.plugin_quotes.a", b"1", None, silent)
+    assert reply.data == b"done"
+
+
+async def test_a_bucket_that_is_not_there_is_told_at_once():
+    """What the look finds ends the call."""
+
+    class Nobody:
+        async def request_raw(self, *_: object) -> Reply:
+            raise NoResponders("nobody")
+
+    async def missing() -> None:
+        raise NotProvisioned("There is no bucket.")
+
+    async with asyncio.timeout(5):
+        with pytest.raises(NotProvisioned):
+            await Api(Nobody(), "plugin_quotes", 20).send("$KV.plugin_quotes.a", b"1", None, missing)
