@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -29,6 +30,8 @@ __all__ = [
     "wanted_config",
 ]
 
+_NOT_YET: Final = 5.0
+_PAUSE: Final = 0.1
 _UNITS: Final = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
 
 
@@ -157,6 +160,18 @@ class Bucket:
         return await self._call("STREAM.DELETE", {}) is not None
 
     async def _call(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Ask, again for a while where JetStream cannot answer yet: in a cluster it takes a moment."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + min(self._timeout, _NOT_YET)
+        while True:
+            try:
+                return await self._call_once(operation, body)
+            except Unavailable:
+                if loop.time() >= give_up:
+                    raise
+            await asyncio.sleep(_PAUSE)
+
+    async def _call_once(self, operation: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
         try:
             reply = await self._connection.request(
                 f"$JS.API.{operation}.{self._stream}", json.dumps(body).encode(), timeout=self._timeout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from rosey_deploy.provision.accounts import Account
 from rosey_deploy.provision.jwt import encode
 from rosey_deploy.provision.keys import Key
 from rosey_kvstore.connection import Connection, NoResponders, TlsFiles
-from rosey_kvstore.errors import InternalError, PermissionDenied, Unavailable
+from rosey_kvstore.errors import InternalError, PermissionDenied, StorageTimeout, Unavailable
 
 __all__ = ["Resolver"]
 
 _AT_ONCE: Final = 32
+# So long the servers of a cluster have to say that they are there.
+_ROLL_CALL: Final = 0.5
 
 
 class Resolver:
@@ -25,6 +28,7 @@ class Resolver:
     def __init__(self, connection: Connection, timeout: float) -> None:
         self._connection = connection
         self._timeout = timeout
+        self._servers = 1
 
     @classmethod
     async def open(
@@ -45,7 +49,10 @@ class Resolver:
                 error.message,
                 hint="Does it run with the configuration that `rosey-storage init` wrote here?",
             ) from error
-        return cls(connection, timeout)
+        resolver = cls(connection, timeout)
+        if connection.is_clustered:
+            resolver._servers = len(await resolver._collect("SERVER.PING", b"", _ROLL_CALL))
+        return resolver
 
     async def close(self) -> None:
         """Close the connection."""
@@ -74,8 +81,18 @@ class Resolver:
         return [account for account in found if account is not None]
 
     async def push(self, token: str) -> None:
-        """Make or replace the account of a JWT; it counts at once, on every server of a cluster."""
-        await self._ask("CLAIMS.UPDATE", token.encode())
+        """Make or replace the account of a JWT; it counts at once, on every server of a cluster.
+
+        The first server's answer says nothing of the others, and who connects next may meet one of those.
+        """
+        if self._servers < 2:
+            await self._ask("CLAIMS.UPDATE", token.encode())
+            return
+        answers = await self._collect("CLAIMS.UPDATE", token.encode(), self._timeout, most=self._servers)
+        for answer in answers:
+            _check("CLAIMS.UPDATE", answer)
+        if not answers:
+            raise Unavailable("No NATS server took the account.", hint="Does the cluster have a majority?")
 
     async def delete(self, accounts: Sequence[str], operator: Key) -> None:
         """Delete accounts by their public keys; their connections end."""
@@ -95,7 +112,31 @@ class Resolver:
             answer = json.loads(reply.data)
         except ValueError as error:
             raise InternalError(f"The NATS server's answer to {what} cannot be read.") from error
-        failure = answer.get("error")
-        if failure:
-            raise Unavailable(f"The NATS server refuses {what}: {failure.get('description', failure)}.")
-        return answer.get("data")
+        return _check(what, answer)
+
+    async def _collect(
+        self, what: str, payload: bytes, seconds: float, *, most: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return what the servers answer within `seconds`, or the first `most` of it."""
+        answers: list[dict[str, Any]] = []
+
+        def take(data: bytes, _: bytes | None) -> bool:
+            with contextlib.suppress(ValueError):
+                answers.append(json.loads(data))
+            return len(answers) == most
+
+        with contextlib.suppress(StorageTimeout):
+            await self._connection.request_many(f"$SYS.REQ.{what}", payload, take, seconds)
+        return answers
+
+
+def _check(what: str, answer: Mapping[str, Any]) -> Any:
+    """Return what an answer holds.
+
+    Raises:
+        Unavailable: It is a refusal.
+    """
+    failure = answer.get("error")
+    if failure:
+        raise Unavailable(f"The NATS server refuses {what}: {failure.get('description', failure)}.")
+    return answer.get("data")

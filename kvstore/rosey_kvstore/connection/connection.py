@@ -362,6 +362,11 @@ class Connection:
         """The bytes of headers and payload that the server takes in one message."""
         return self._client.max_payload
 
+    @property
+    def is_clustered(self) -> bool:
+        """Whether the server is one of several."""
+        return bool(self._client._server_info.get("cluster"))  # noqa: SLF001 - of our own subclass
+
     async def drain(self, timeout: float) -> None:
         """Refuse new requests, wait up to `timeout` seconds for those in flight, then close."""
         self._closing = self._blocked = True
