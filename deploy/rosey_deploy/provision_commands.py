@@ -23,7 +23,7 @@ from rosey_deploy.provision_options import (
     Data,
     Database,
     File,
-    NoContexts,
+    MakeContexts,
     Subject,
     Url,
     target_of,
@@ -118,14 +118,14 @@ def plan(  # noqa: PLR0917 - as above
     replicas: Annotated[
         int | None, typer.Option(min=1, max=5, help="Servers that hold each bucket.", show_default=False)
     ] = None,
-    no_contexts: NoContexts = False,
+    contexts: MakeContexts = True,
     check: Annotated[
         bool, typer.Option("--check", help="End with status 3 when something would change.")
     ] = False,
     subject: Subject = DEFAULT_SUBJECT_ROOT,
 ) -> None:
     """Show what `apply` would make or change; nothing is."""
-    target = target_of(data, url, database, plugins, subject, replicas=replicas, contexts=not no_contexts)
+    target = target_of(data, url, database, plugins, subject, replicas=replicas, contexts=contexts)
     outcome = _run(target, write=False)
     if outcome and check:
         raise typer.Exit(3)
@@ -139,7 +139,7 @@ def apply(  # noqa: PLR0917 - as above
     replicas: Annotated[
         int | None, typer.Option(min=1, max=5, help="Servers that hold each bucket.", show_default=False)
     ] = None,
-    no_contexts: NoContexts = False,
+    contexts: MakeContexts = True,
     subject: Subject = DEFAULT_SUBJECT_ROOT,
 ) -> None:
     """Make accounts, credentials, buckets, schemas and logins as plugins.toml declares them.
@@ -148,7 +148,7 @@ def apply(  # noqa: PLR0917 - as above
     deleted: a plugin that left the file keeps its storage until `plugins remove`.
     """
     _run(
-        target_of(data, url, database, plugins, subject, replicas=replicas, contexts=not no_contexts),
+        target_of(data, url, database, plugins, subject, replicas=replicas, contexts=contexts),
         write=True,
     )
 

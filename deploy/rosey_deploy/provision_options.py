@@ -19,8 +19,8 @@ __all__ = [
     "Data",
     "Database",
     "File",
+    "MakeContexts",
     "Name",
-    "NoContexts",
     "Subject",
     "Url",
     "target_of",
@@ -44,8 +44,13 @@ File = Annotated[
     Path, typer.Option("--plugins", envvar="ROSEY_STORAGE_PLUGINS", help="Which plugins there are.")
 ]
 Subject = Annotated[str, typer.Option("--subject", envvar="ROSEY_STORAGE_SUBJECT", hidden=True)]
-NoContexts = Annotated[
-    bool, typer.Option("--no-contexts", help="Make no contexts of the `nats` command line tool.")
+MakeContexts = Annotated[
+    bool,
+    typer.Option(
+        "--contexts/--no-contexts",
+        envvar="ROSEY_STORAGE_CONTEXTS",
+        help="Make contexts of the `nats` command line tool.",
+    ),
 ]
 Name = Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's name.", show_default=False)]
 

@@ -20,7 +20,7 @@ _KNOWN: Final = tuple(
     _PREFIX + name
     for name in (
         *("URL", "CREDENTIALS", "SUBJECT", "TIMEOUT", "DATABASE"),
-        *("PLUGINS", "DATA", "ALLOW_LOCAL", "HEALTH"),
+        *("PLUGINS", "DATA", "ALLOW_LOCAL", "HEALTH", "CONTEXTS"),
     )
 )
 _SCHEMES: Final = ("nats", "tls", "ws", "wss")

@@ -71,8 +71,7 @@ async def _read_whole(
             found[key] = None if is_dead(block) else data
 
     def receive(batch: Batch) -> None:
-        tails = [tail.decode("utf-8", "replace") for tail in batch.tails]
-        for key, (_, data, block) in zip(decode_keys(tails), batch, strict=True):
+        for key, (_, data, block) in zip(decode_keys(batch.tails), batch, strict=True):
             if key is not None and key.startswith(prefix):
                 found[key] = None if is_dead(block) else data
 

@@ -98,6 +98,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     passed = len(terminalreporter.getreports("passed"))
     of = ", ".join(f"{count} of {_named(image)}" for image, count in sorted(started.items()))
     terminalreporter.write_sep("=", "containers")
+    for line in run.told():
+        terminalreporter.write_line(line)
     if started:
         total = started.total()
         terminalreporter.write_line(

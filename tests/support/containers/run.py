@@ -78,6 +78,17 @@ class Run:
         with (Path(self.folder) / "started").open("a") as file:  # short lines are appended whole
             file.write(f"{image}\n")
 
+    def tell(self, line: str) -> None:
+        """Remember a figure that was measured, for the run's last lines."""
+        with (Path(self.folder) / "told").open("a") as file:
+            file.write(f"{line}\n")
+
+    def told(self) -> list[str]:
+        """The figures that were measured."""
+        with contextlib.suppress(FileNotFoundError):
+            return (Path(self.folder) / "told").read_text().splitlines()
+        return []
+
     def started(self) -> Counter[str]:
         """How many containers were started, by image."""
         with contextlib.suppress(FileNotFoundError):
