@@ -199,3 +199,22 @@ async def test_a_frozen_database_holds_nothing_up(
 def _family(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *map(int, children)]
+
+
+def test_a_service_that_may_not_subscribe_is_not_ready(probe: Probe, tmp_path: Path) -> None:
+    """Connected is not enough: where NATS refuses the subscriptions no request would ever arrive."""
+    user = {"user": "u", "password": "p", "permissions": {"subscribe": ["_INBOX.>"]}}
+    server = NatsServer(tmp_path / "nats", settings={"authorization": {"users": [user]}})
+    server.start()
+    service = RowService(
+        tmp_path / "service.log", url=f"nats://u:p@127.0.0.1:{server.port}",
+        database=f"sqlite:{tmp_path / 'rows'}", subject="storage", settings=probe.setting,
+    )  # fmt: skip
+    try:
+        service.launch()
+        deadline = time.monotonic() + NOTICED
+        while "refuses" not in probe.wait("nats")["nats"]:  # it is not connected yet
+            assert time.monotonic() < deadline
+    finally:
+        service.kill()
+        server.stop()
