@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,12 +60,20 @@ class ServiceConnection(Client):
         self._refused = ""
         self._loop = asyncio.get_running_loop()
 
-    async def open(self, servers: Sequence[str], *, credentials: Path | None, name: str) -> None:
+    async def open(
+        self,
+        servers: Sequence[str],
+        *,
+        credentials: Path | None,
+        name: str,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Connect, however long it takes; each new reason why not is logged once."""
         await self.connect(
             servers=list(servers),
             name=name,
             user_credentials=None if credentials is None else str(credentials),
+            **({} if tls is None else {"tls": tls}),  # type: ignore[arg-type] # no tls is another than None
             connect_timeout=2,
             reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type] # nats-py sleeps that long
             max_reconnect_attempts=-1,

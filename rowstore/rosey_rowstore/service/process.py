@@ -18,6 +18,7 @@ from rosey_rowstore.service.binding import Binding, Handler
 from rosey_rowstore.service.connection import ServiceConnection
 from rosey_rowstore.service.health import Health, answer_probes
 from rosey_rowstore.service.logs import configure_logging
+from rosey_rowstore.service.tls import tls_context
 from rosey_rowstore.settings import ServiceSettings
 
 __all__ = ["DRAIN_SECONDS", "LEAVE_SECONDS", "Served", "run", "serve"]
@@ -29,7 +30,7 @@ _END_SECONDS: Final = 2.0
 LEAVE_SECONDS: Final = 9.5
 """After so many seconds the process is gone, whatever hangs."""
 _FIRST_WAIT: Final = 0.25
-_LONGEST_WAIT: Final = 5.0
+_LONGEST_WAIT: Final = 1.0
 
 _log = logging.getLogger("rosey.rowstore.service")
 
@@ -88,6 +89,7 @@ def _new_loop_run(main: Coroutine[Any, Any, int]) -> int:
 async def serve(application: Served, plugins: LivePlugins, settings: ServiceSettings) -> int:
     """Serve `application` until a signal asks to stop; return the exit status."""
     stop = asyncio.Event()
+    tls = tls_context(settings)
     health = Health(application)
     with _stopping(stop):
         async with answer_probes(settings.health, health):
@@ -95,7 +97,9 @@ async def serve(application: Served, plugins: LivePlugins, settings: ServiceSett
                 connection = health.bus = ServiceConnection()
                 connected = await _unless(
                     stop,
-                    connection.open(settings.servers, credentials=settings.credentials, name="rowstore"),
+                    connection.open(
+                        settings.servers, credentials=settings.credentials, name="rowstore", tls=tls
+                    ),
                 )
                 if connected:
                     await _serve_on(connection, application, plugins, settings, stop, health=health)
