@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable
@@ -40,6 +41,13 @@ def load_json(payload: bytes) -> Any:
     Raises:
         Fault: `invalid_json`, with the place where reading stopped.
     """
+    if _decode_faster is not None:
+        # What msgspec takes it reads as Python's own decoder does. What it refuses, Python's may take (half
+        # a surrogate pair, 1e999), or has the words for.
+        with contextlib.suppress(ValueError, RecursionError):
+            found = _decode_faster(payload)
+            if _without_repeats(found, payload):
+                return found
     try:
         return _decoder.decode(payload.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -57,6 +65,30 @@ def load_json(payload: bytes) -> Any:
         if "int_max_str_digits" in str(error):
             raise Fault("invalid_json", f"A number has more than {_MOST_DIGITS} digits.") from error
         raise Fault("invalid_json", f"The payload is not JSON: {error}.") from error
+
+
+def _without_repeats(found: Any, payload: bytes) -> bool:
+    """Return whether surely no member stands twice: msgspec keeps the last of them and says nothing.
+
+    Every member has a colon behind its name. When there are no more of them than members were kept, none
+    was dropped; a text with such a colon in it costs the other decoder's time and no more.
+    """
+    if b" :" in payload or b"\n:" in payload or b"\t:" in payload or b"\r:" in payload:
+        return False
+    return payload.count(b'":') == _members(found)
+
+
+def _members(value: Any) -> int:
+    if type(value) is dict:
+        count, inner = len(value), value.values()
+    elif type(value) is list:
+        count, inner = 0, value
+    else:
+        return 0
+    for member in inner:
+        if type(member) is dict or type(member) is list:
+            count += _members(member)
+    return count
 
 
 def load_trusted_json(payload: bytes) -> Any:
