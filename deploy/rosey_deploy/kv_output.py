@@ -75,13 +75,15 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> None:
         """Print a table; text from the bucket is shown as it is, never as markup."""
-        table = Table(caption=caption, caption_justify="left", header_style="bold", box=None, pad_edge=False)
+        table = Table(header_style="bold", box=None, pad_edge=False)
         for column in columns:
             numeric = column == "Revision"
             table.add_column(column, justify="right" if numeric else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(_visible(cell), style=_COLOURS.get(cell, "")) for cell in row))
         self._console.print(table)
+        # Not the table's caption, which would wrap at the width of a narrow table.
+        self._console.print(Text(caption, style="dim italic"))
 
     def note(self, text: str) -> None:
         """Print a sentence for people; programs are spared it."""

@@ -32,12 +32,14 @@ class Batch:
         sizes: As on the wire: the bytes of all, before that and a blank those of the header block if any.
         bodies: Header block and payload, and a few bytes of what came behind them.
         reply: The reply subject of the last message, where it was looked at; else empty.
+        whole: Everything as it came, where it stood in one piece.
     """
 
     tails: list[bytes]
     sizes: list[bytes]
     bodies: list[bytes]
     reply: bytes = b""
+    whole: bytes = b""
 
     def __len__(self) -> int:
         return len(self.tails)
@@ -52,8 +54,8 @@ class Batch:
                 yield tail, body[: int(size)], None
 
     def mention(self, *texts: bytes) -> bool:
-        """Say whether one of `texts` stands in a header or a payload; False is certain for each message."""
-        joined = b"".join(self.bodies)
+        """Say whether one of `texts` stands in a header, payload or subject; False is certain for each."""
+        joined = self.whole or b"".join(self.bodies)
         return any(text in joined for text in texts)
 
 
@@ -93,7 +95,8 @@ class BulkReader:
             stop -= 1
         if stop <= start:
             return start
-        pieces = self._frame.split(data[start:stop])
+        whole = data[start:stop]
+        pieces = self._frame.split(whole)
         first, tails, sizes, bodies = pieces[0], pieces[1::3], pieces[2::3], pieces[3::3]
         if not tails or first not in (b"", b"H"):
             return start
@@ -108,7 +111,7 @@ class BulkReader:
         ) - len(first)
         if sum(map(len, bodies)) != expected:
             return start
-        self._receive(Batch(tails, sizes, bodies))
+        self._receive(Batch(tails, sizes, bodies, whole=whole))
         return stop
 
     def _walk(self, data: bytes, at: int) -> int:

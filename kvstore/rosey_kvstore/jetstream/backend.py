@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import math
-import secrets
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from rosey_kvstore.backend import BucketLimits, Record, Stored
-from rosey_kvstore.connection import Batch, Connection, Interrupted, NoResponders
+from rosey_kvstore.connection import Connection, Interrupted, NoResponders
 from rosey_kvstore.errors import (
     InternalError,
     KeyExists,
@@ -25,12 +24,11 @@ from rosey_kvstore.jetstream.batch import BatchWriter
 from rosey_kvstore.jetstream.bucket import check_stream, limits_of, stream_config
 from rosey_kvstore.jetstream.faults import WrongRevisionError
 from rosey_kvstore.jetstream.feed import JetStreamFeed
+from rosey_kvstore.jetstream.items import items_of, values_of
 from rosey_kvstore.jetstream.listing import EDGE_DOTS, Listing
 from rosey_kvstore.jetstream.messages import (
     EXPIRES,
-    TOKEN,
     block_of,
-    field,
     is_dead,
     moment,
     record_of_reply,
@@ -38,17 +36,15 @@ from rosey_kvstore.jetstream.messages import (
     stored_of,
     ttl_lines,
 )
-from rosey_kvstore.jetstream.reading import last_of, messages_of
+from rosey_kvstore.jetstream.reading import messages_of
 from rosey_kvstore.jetstream.room import Room
-from rosey_kvstore.jetstream.scan import scan
-from rosey_kvstore.keys import EDGE_DOT, decode_key, decode_keys, encode_key, filter_tokens
+from rosey_kvstore.jetstream.writer import Writer
+from rosey_kvstore.keys import EDGE_DOT, encode_key, filter_tokens
 
 __all__ = ["JetStreamBackend"]
 
 _REMEMBERED: Final = 2048
 _AT_ONCE: Final = 128
-_PART: Final = 1000
-_IN_MEMORY: Final = 32 * 1024 * 1024
 
 
 class JetStreamBackend:
@@ -86,6 +82,9 @@ class JetStreamBackend:
         self._limits = create or BucketLimits()
         self._listing = Listing(self.api)
         self._room = Room(self.api, self._listing)
+        self._writer = Writer(
+            self.api, self._listing, self._room, reach=self._reach, history=lambda: self._limits.history
+        )
         self._batches = BatchWriter(self.api)
         self._feeds: set[JetStreamFeed] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,8 +95,6 @@ class JetStreamBackend:
         self._live: dict[int, None] = {}
         self._direct = f"{self.api.direct}.{self.api.prefix}"
         self._prefix = self.api.prefix
-        self._token = secrets.token_hex(6)
-        self._tokens = 0
 
     @property
     def limits(self) -> BucketLimits:
@@ -213,7 +210,7 @@ class JetStreamBackend:
             reply = await self._connection.request_raw(self._prefix + tail, data, block, self._timeout)
             revision = revision_of(reply)
         except (NoResponders, QuotaExceeded):
-            revision = await self._write(tail, data, block)
+            revision = await self._writer.write(tail, data, block)
         self._remember(revision)
         return revision
 
@@ -223,7 +220,7 @@ class JetStreamBackend:
         lines, expected = ttl_lines(ttl), 0
         while True:
             try:
-                revision = await self._swap(tail, data, lines, expected)
+                revision = await self._writer.swap(tail, data, lines, expected)
             except WrongRevisionError:
                 last = await self._last(tail)
                 if last is not None and not is_dead(last[1]):
@@ -244,7 +241,7 @@ class JetStreamBackend:
             if stored is None or stored.revision != revision:
                 raise _mismatch(key, revision)
         try:
-            written = await self._swap(tail, data, self._lines(key, ttl, revision, expires), revision)
+            written = await self._writer.swap(tail, data, self._lines(key, ttl, revision, expires), revision)
         except WrongRevisionError:
             raise _mismatch(key, revision) from None
         self._remember(written)
@@ -267,33 +264,10 @@ class JetStreamBackend:
             if last is None or is_dead(last[1]):
                 return False
             try:
-                await self._mark_deleted(tail, sequence_of(last[1]))
+                await self._writer.mark_deleted(tail, sequence_of(last[1]))
             except WrongRevisionError:
                 continue  # written meanwhile: that value is the one to delete
             return True
-
-    async def _mark_deleted(self, tail: str, revision: int) -> None:
-        marker = b"KV-Operation: DEL\r\n"
-        try:
-            await self._swap(tail, b"", marker, revision, make_room=False)
-        except QuotaExceeded:
-            pass
-        else:
-            return
-        if await self._room.purge_before(tail, revision):
-            try:
-                await self._swap(tail, b"", marker, revision, make_room=False)
-            except QuotaExceeded:
-                pass
-            else:
-                return
-        # No marker fits: the value itself makes the room. What is written meanwhile stays.
-        self._listing.forget()
-        await self._room.purge_before(tail, revision + 1)
-        try:
-            await self._swap(tail, b"", marker, 0)
-        except (WrongRevisionError, QuotaExceeded):
-            return  # it is gone; full to the brim, the bucket cannot even say so to watchers
 
     async def _tail(self, key: str) -> str:
         if self._closed:
@@ -306,84 +280,16 @@ class JetStreamBackend:
     async def _note_edge_dots(self) -> None:
         """Tell every lister that `room.` is more than what stands below `room.>`; once per bucket."""
         if await self._last(EDGE_DOTS) is None:
-            await self._write(EDGE_DOTS, b'"Some keys here have doubled or outer dots."', None)
+            await self._writer.write(EDGE_DOTS, b'"Some keys here have doubled or outer dots."', None)
         self._edge_dots_noted = True
         self._listing.found_edge_dots()
-
-    async def _write(self, tail: str, data: bytes, block: bytes | None, *, make_room: bool = True) -> int:
-        turn = self._room.turn
-        try:
-            return revision_of(await self.api.send(self._prefix + tail, data, block, self._reach))
-        except QuotaExceeded:
-            if not make_room or not await self._room.make(turn):
-                raise
-        return revision_of(await self.api.send(self._prefix + tail, data, block, self._reach))
-
-    async def _swap(
-        self, tail: str, data: bytes, lines: bytes, expected: int, *, make_room: bool = True
-    ) -> int:
-        """Write if the key's last message has the revision `expected`, 0 for none.
-
-        Raises:
-            WrongRevisionError: It has another.
-        """
-        self._tokens += 1
-        token = f"{self._token}-{self._tokens}".encode()
-        block = block_of(
-            b"%bNats-Expected-Last-Subject-Sequence: %d\r\n%b: %b\r\n"
-            % (lines, expected, TOKEN.encode(), token)
-        )
-        for last_try in (False, False, True):
-            try:
-                return await self._write(tail, data, block, make_room=make_room)
-            except Interrupted:
-                if last_try:
-                    raise
-                written = await self._find_own(tail, token, expected)
-                if written is not None:
-                    return written
-        raise AssertionError("unreachable")
-
-    async def _find_own(self, tail: str, token: bytes, expected: int) -> int | None:
-        """Look whether a write whose answer was lost is there; None: it is not, and may be sent again.
-
-        Raises:
-            WrongRevisionError: Someone else has written the key.
-            Interrupted: It cannot be told any more.
-        """
-        found: list[tuple[int, bytes]] = []
-
-        def take(_: str, __: bytes, block: bytes) -> None:
-            found.append((sequence_of(block), block))
-
-        await messages_of(self.api, tail, take)
-        for revision, block in found:
-            if field(block, TOKEN.encode()) == token:
-                return revision
-        if (found[-1][0] if found else 0) == expected:
-            return None
-        if len(found) >= self._limits.history or any(field(block, b"Nats-Rollup") for _, block in found):
-            raise Interrupted(
-                "The connection broke before the answer came, and others have written the key since;"
-                " it may have been written."
-            )
-        raise WrongRevisionError
 
     # ── Many keys ────────────────────────────────────────────────────────────────────────────────
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, Stored]:
         """Return the live ones of `keys`."""
         self._check_open()
-        tails = {encode_key(key): key for key in keys}
-        found: dict[str, Stored] = {}
-
-        def take(tail: str, data: bytes, block: bytes) -> None:
-            if not is_dead(block):
-                key = tails[tail]
-                found[key] = stored_of(key, data, block)
-
-        await last_of(self.api, list(tails), take)
-        return found
+        return await values_of(self.api, keys)
 
     async def put_many(self, items: Sequence[tuple[str, bytes]], ttl: int | None) -> Mapping[str, int]:
         """Write all or none."""
@@ -412,53 +318,10 @@ class JetStreamBackend:
         self._check_open()
         return await self._listing.keys(prefix, limit, after)
 
-    async def items(self, prefix: str) -> AsyncIterator[tuple[str, bytes]]:
+    def items(self, prefix: str) -> AsyncIterator[tuple[str, bytes]]:
         """Yield live values, sorted by key; of a large bucket each as it is when its turn comes."""
         self._check_open()
-        info = await self.api.info()
-        if int(info["state"]["bytes"]) <= _IN_MEMORY:
-            for value in await self._read_whole(prefix, info):
-                yield value
-            return
-        keys = await self.keys(prefix, _PART, None)
-        coming = self._fetch(keys)
-        try:
-            while keys:
-                found, read = await coming, keys
-                # The next part is on its way while the reader looks at this one.
-                keys = await self.keys(prefix, _PART, keys[-1]) if len(keys) == _PART else []
-                coming = self._fetch(keys)
-                await asyncio.sleep(0)
-                for key in read:
-                    if (stored := found.get(key)) is not None:
-                        yield key, stored.data
-        finally:
-            if not coming.cancel() and not coming.cancelled():
-                coming.exception()  # looked at: nobody reads on
-
-    async def _read_whole(self, prefix: str, info: Mapping[str, Any]) -> list[tuple[str, bytes]]:
-        """Read a small bucket in one go: a third of the time that asking for its keys takes."""
-        found: dict[str, bytes | None] = {}
-
-        def take(tail: str, data: bytes, block: bytes | None) -> None:
-            key = decode_key(tail)
-            if key is not None and key.startswith(prefix):
-                found[key] = None if is_dead(block) else data
-
-        def receive(batch: Batch) -> None:
-            tails = [tail.decode("utf-8", "replace") for tail in batch.tails]
-            for key, (_, data, block) in zip(decode_keys(tails), batch, strict=True):
-                if key is not None and key.startswith(prefix):
-                    found[key] = None if is_dead(block) else data
-
-        last, messages = int(info["state"]["last_seq"]), int(info["state"]["messages"])
-        tail = await self._listing.filter_of(prefix)
-        if not await scan(self.api, tail, last, receive, expect=messages, headers_only=False):
-            await messages_of(self.api, tail, take, start=last + 1)
-        return [(key, data) for key, data in sorted(found.items()) if data is not None]
-
-    def _fetch(self, keys: Sequence[str]) -> asyncio.Task[Mapping[str, Stored]]:
-        return asyncio.get_running_loop().create_task(self.get_many(keys))
+        return items_of(self.api, self._listing, prefix)
 
     async def delete_many(self, keys: Sequence[str]) -> int:
         """Delete; return how many were live."""
@@ -468,7 +331,7 @@ class JetStreamBackend:
         async def delete(stored: Stored) -> bool:
             async with turns:
                 try:
-                    await self._mark_deleted(encode_key(stored.key), stored.revision)
+                    await self._writer.mark_deleted(encode_key(stored.key), stored.revision)
                 except WrongRevisionError:
                     return await self.delete(stored.key)
                 return True

@@ -40,7 +40,8 @@ class BatchWriter:
         raise AssertionError("unreachable")
 
     async def _write(self, items: Sequence[tuple[str, bytes]], ttl: int | None) -> int:
-        batch = secrets.token_hex(8)
+        # Stored with each message, and read with it: no longer than needed among a few open batches.
+        batch = secrets.token_urlsafe(8)
         connection, prefix = self._api.connection, self._api.prefix
         lines = ttl_lines(ttl)
         start = b"%bNats-Batch-Id: %b\r\n%b" % (HEADER_LINE, batch.encode(), lines)

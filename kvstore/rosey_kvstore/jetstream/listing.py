@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections import OrderedDict
-from typing import Any, Final
+from collections.abc import ValuesView
+from typing import Any, Final, cast
 
 from attrs import define, field
 
@@ -20,7 +21,7 @@ from rosey_kvstore.jetstream.messages import DEAD_HEADERS, is_dead, sequence_of
 from rosey_kvstore.jetstream.messages import field as header
 from rosey_kvstore.jetstream.reading import last_of, messages_of
 from rosey_kvstore.jetstream.scan import scan
-from rosey_kvstore.keys import decode_key, decode_keys, filter_tokens
+from rosey_kvstore.keys import decode_keys, filter_tokens
 
 __all__ = ["EDGE_DOTS", "Listing"]
 
@@ -50,8 +51,8 @@ class _View:
     read_at: float
     # Subjects in the order they came (sorting is half done), and their keys: decoded as they come, while
     # the server still sends.
-    subjects: dict[str, str | None] = field(factory=dict)
-    dead: set[str] = field(factory=set)
+    subjects: dict[bytes, str | None] = field(factory=dict)
+    dead: set[bytes] = field(factory=set)
     whole: bool = True  # nothing was written or removed while it was read
     passing: bool = False  # a delete marker has a TTL of its own: what it hides comes back by itself
     keys: list[str] | None = None
@@ -59,7 +60,7 @@ class _View:
     def take(self, batch: Batch) -> None:
         """Take many messages into account."""
         self.keys = None
-        tails = _text(batch.tails)
+        tails = batch.tails
         self.subjects.update(zip(tails, decode_keys(tails), strict=True))
         if batch.mention(*DEAD_HEADERS):
             for tail, (_, __, block) in zip(tails, batch, strict=True):
@@ -67,10 +68,10 @@ class _View:
         elif self.dead:
             self.dead.difference_update(tails)
 
-    def apply(self, tail: str, block: bytes | None) -> None:
+    def apply(self, tail: bytes, block: bytes | None) -> None:
         """Take one message into account."""
         self.keys = None
-        self.subjects[tail] = decode_key(tail)
+        (self.subjects[tail],) = decode_keys((tail,))
         if is_dead(block):
             self.dead.add(tail)
             if block and header(block, b"KV-Operation") and header(block, b"Nats-TTL"):
@@ -82,9 +83,12 @@ class _View:
         """Return the live keys as text, in the order of their code points."""
         if self.keys is None:
             dead = self.dead
-            self.keys = sorted(
-                key for tail, key in self.subjects.items() if key is not None and tail not in dead
-            )
+            if not dead and None not in self.subjects.values():
+                self.keys = sorted(cast("ValuesView[str]", self.subjects.values()))
+            else:
+                self.keys = sorted(
+                    key for tail, key in self.subjects.items() if key is not None and tail not in dead
+                )
         return self.keys
 
 
@@ -115,7 +119,7 @@ class Listing:
     async def dead(self) -> list[str]:
         """Return the encoded keys whose last message is a delete marker."""
         await self._sorted(">")
-        return sorted(self._views[">"].dead)
+        return sorted(tail.decode("utf-8", "replace") for tail in self._views[">"].dead)
 
     def forget(self) -> None:
         """Read everything anew: what was removed leaves no message."""
@@ -179,21 +183,21 @@ class Listing:
 
     async def _catch_up(self, view: _View, tail: str, last: int) -> None:
         def take(found: str, _: bytes, block: bytes) -> None:
-            view.apply(found, block)
+            view.apply(found.encode(), block)
             view.upto = max(view.upto, sequence_of(block))
 
         if last > view.upto:
             await messages_of(self._api, tail, take, start=view.upto + 1)
             view.upto = max(view.upto, last)
 
-    async def _subjects(self, tail: str) -> dict[str, str | None]:
+    async def _subjects(self, tail: str) -> dict[bytes, str | None]:
         """Return every subject below a filter with its key, deleted ones included."""
-        skip, found, offset = len(self._api.prefix), dict[str, str | None](), 0
+        skip, found, offset = len(self._api.prefix), dict[bytes, str | None](), 0
         while True:
             body = {"subjects_filter": self._api.prefix + tail, "offset": offset}
             info = await self._api.info(body)
             subjects = info["state"].get("subjects") or {}
-            tails = [subject[skip:] for subject in subjects]
+            tails = [subject[skip:].encode() for subject in subjects]
             found.update(zip(tails, decode_keys(tails), strict=True))
             offset += len(subjects)
             if not subjects or offset >= int(info.get("total") or 0):
@@ -211,7 +215,8 @@ class Listing:
             if len(few) <= _FEW and len(few) * average <= _SMALL:
                 view.subjects = few
                 # Values ride along, and still it is faster than a consumer.
-                await last_of(self._api, list(few), lambda found, _, block: view.apply(found, block))
+                tails = [found.decode() for found in few]
+                await last_of(self._api, tails, lambda found, _, block: view.apply(found.encode(), block))
                 return view
         view.whole = await scan(
             self._api,
@@ -237,8 +242,3 @@ def _figures(info: dict[str, Any]) -> tuple[Any, ...]:
         state["first_seq"],
         state.get("num_subjects"),
     )
-
-
-def _text(tails: list[bytes]) -> list[str]:
-    """Return subjects as text; what is no UTF-8 is no key of ours, and is left out of lists as such."""
-    return b"\n".join(tails).decode("utf-8", "replace").split("\n")

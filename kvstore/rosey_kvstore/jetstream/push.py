@@ -50,7 +50,8 @@ class PushConsumer:
         self._receive_many = receive_many
         self._idle = idle
         self._denied = denied
-        self.name = f"rosey-{secrets.token_hex(8)}"
+        # It rides along with every message that the server pushes.
+        self.name = f"r-{secrets.token_urlsafe(8)}"
         self._subscription: Subscription | None = None
         self._skip = len(api.prefix)
 

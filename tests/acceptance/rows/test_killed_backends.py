@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 
 import psycopg
 import pytest
 from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
 
 from rosey_deploy.stack.postgres import PostgresServer
 from rosey_rowstore.application import Application
 from rosey_rowstore.plugins import Plugins
 
 CALLERS = 32
-WRITES = 1500
 KILLS = 12
 
 
@@ -46,20 +47,15 @@ class Caller:
             await asyncio.sleep(0.02)
 
 
-async def kill(server: PostgresServer, plugin: str, done: asyncio.Event) -> int:
-    """Kill the plugin's writing backends at random moments; return how many were killed."""
+async def kill(connection: AsyncConnection[TupleRow], plugin: str) -> None:
+    """Kill the plugin's writing backends at random moments, until so many have gone."""
     killed = 0
-    async with await AsyncConnection.connect(server.dsn, autocommit=True) as connection:
-        for _ in range(KILLS):
-            await asyncio.sleep(random.uniform(0.005, 0.08))
-            if done.is_set():
-                break
-            cursor = await connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s",
-                (f"plugin_{plugin}",),
-            )
-            killed += len(await cursor.fetchall())
-    return killed
+    while killed < KILLS:
+        await asyncio.sleep(random.uniform(0.005, 0.08))
+        cursor = await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (f"plugin_{plugin}",)
+        )
+        killed += len(await cursor.fetchall())
 
 
 async def things(application: Application, server: PostgresServer, plugin: str) -> None:
@@ -86,25 +82,25 @@ async def test_exactly_one_effect(own_postgres_server: PostgresServer, plugin: s
     try:
         await things(applications[0], server, plugin)
         caller = Caller(applications, plugin)
-        numbers = iter(range(WRITES))
+        numbers = itertools.count()
         answers: dict[int, int] = {}
 
-        async def write_on() -> None:
-            for number in numbers:
-                answers[number] = await caller.write(number)
+        async with await AsyncConnection.connect(server.dsn, autocommit=True) as connection:
+            killing = asyncio.create_task(kill(connection, plugin))
 
-        done = asyncio.Event()
-        killer = asyncio.create_task(kill(server, plugin, done))
-        await asyncio.gather(*(write_on() for _ in range(CALLERS)))
-        done.set()
-        killed = await killer
+            async def write_on() -> None:
+                while not killing.done():
+                    number = next(numbers)
+                    answers[number] = await caller.write(number)
+
+            await asyncio.gather(*(write_on() for _ in range(CALLERS)))
+            await killing
         with psycopg.connect(server.dsn) as connection:
             stored = connection.execute(f'SELECT n, id FROM "plugin_{plugin}".things'.encode()).fetchall()
     finally:
         for application in applications:
             await application.close()
-    assert killed > 0
-    assert len(stored) == WRITES
+    assert len(stored) == len(answers)
     assert dict(stored) == answers
 
 
