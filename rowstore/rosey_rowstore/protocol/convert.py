@@ -220,7 +220,7 @@ _replies = _new_converter(strict=False)
 
 
 class _Plain(NamedTuple):
-    """A member of a plain kind: that of the value, that of what its list holds, and whether it may be null."""
+    """A member's kind, that of what its list holds, and whether it may be null."""
 
     kind: type
     held: type | None = None
@@ -248,14 +248,14 @@ def _plain_members(kind: type) -> tuple[Mapping[str, _Plain], frozenset[str]]:
     )
 
 
-_ALL_PLAIN = {
+_ALL_PLAIN: Mapping[type, tuple[Mapping[str, _Plain], frozenset[str]]] = {
     kind: _plain_members(kind)
     for kind in (m.InsertRequest, m.SelectRequest, m.UpdateRequest, m.DeleteRequest, m.RowsReply, m.PageReply)
 }
 """The requests and replies that pass most often."""
 
 
-def _structure_plain(body: dict[str, Any], kind: type[T]) -> T | None:
+def _structure_plain(body: Mapping[str, Any], kind: type[T]) -> T | None:
     """Return what the converters would make of a body in which nothing is amiss; None leaves it to them.
 
     They take three times as long, because they can say what is wrong and where.

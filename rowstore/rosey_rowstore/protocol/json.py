@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Never
 
 from rosey_rowstore.protocol.codes import Fault
@@ -79,12 +79,8 @@ def _without_repeats(found: Any, payload: bytes) -> bool:
 
 
 def _members(value: Any) -> int:
-    if type(value) is dict:
-        count, inner = len(value), value.values()
-    elif type(value) is list:
-        count, inner = 0, value
-    else:
-        return 0
+    count = len(value) if type(value) is dict else 0
+    inner: Iterable[Any] = value.values() if count else value if type(value) is list else ()
     for member in inner:
         if type(member) is dict or type(member) is list:
             count += _members(member)
