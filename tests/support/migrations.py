@@ -15,6 +15,10 @@ from rosey_rowstore.plugins import Plugins
 
 on_postgres = pytest.mark.parametrize("kind", ["postgres"], indirect=True)
 on_sqlite = pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+# What has nothing to do with the database is asked of one: here of the quicker, in containers of theirs.
+on_one = pytest.mark.parametrize(
+    "kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.containers)], indirect=True
+)
 
 HEADER = """\
 import sqlalchemy as sa

@@ -58,13 +58,15 @@ class Codec:
 
 
 def _postgres_array(values: Iterable[Any]) -> str:
-    return (
-        "{"
-        + ",".join(
-            "NULL" if value is None else '"' + _ARRAY_SPECIAL.sub(r"\\\1", value) + '"' for value in values
-        )
-        + "}"
-    )
+    return "{" + ",".join(map(_array_member, values)) + "}"
+
+
+def _array_member(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    if '"' in value or "\\" in value:
+        value = _ARRAY_SPECIAL.sub(r"\\\1", value)
+    return f'"{value}"'
 
 
 def _postgres_boolean(value: bool) -> str:

@@ -13,6 +13,7 @@ from rosey_rowstore.engine.clock import now_text
 from rosey_rowstore.engine.model import Column, Limits, Plan, Result, Statement
 from rosey_rowstore.engine.rows import check_reply, largest_text, room_for_rows, written_reply
 from rosey_rowstore.engine.sets import check_rule, merged
+from rosey_rowstore.engine.sharing import SharedInsert
 from rosey_rowstore.engine.sql import Compiled, Expression, Sql
 from rosey_rowstore.engine.tables import Cache, TableFacts
 from rosey_rowstore.engine.values import check_written
@@ -221,13 +222,32 @@ def _plan(
     room = room_for_rows(limits)
     tight = request.returning and _may_pass(facts, batches, conflict, len(request.rows), room)
     ordered = len(batches) < 2
+    shared = None
+    if sql.postgres and len(request.rows) == 1 and conflict is None and not tight:
+        shared = _shared(sql, cache, facts, batches[0].names, returning=request.returning)
     return Plan(
         statements=tuple(statements),
         finish=_finisher(facts, len(request.rows), None if ordered else places, request.returning, room),
         writes=True,
         atomic=len(statements) != 1 or tight,
         tables=(facts.table.name,),
+        shared=shared,
     )
+
+
+def _shared(
+    sql: Sql, cache: Cache, facts: TableFacts, names: Names, *, returning: bool
+) -> SharedInsert | None:
+    """Return how a single row goes together with others; not where a trigger would see the difference."""
+    if not names or facts.table.reacts:
+        return None
+
+    def make() -> SharedInsert:
+        one = _single(sql, facts, names, None, returning=returning)
+        many = _unnested(sql, facts, names, None, returning=returning)
+        return SharedInsert(one, many, sql.codec, returning=returning)
+
+    return cache.get((facts.key, "shared insert", names, returning), make)
 
 
 def _may_pass(

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from attrs import field, frozen
 
-__all__ = ["Column", "ColumnType", "Dialect", "Index", "Limits", "Plan", "Result", "Statement", "Table"]
+__all__ = [
+    "Column",
+    "ColumnType",
+    "Dialect",
+    "Index",
+    "Limits",
+    "Plan",
+    "Result",
+    "Shared",
+    "Statement",
+    "Table",
+]
 
 
 class Dialect(enum.StrEnum):
@@ -81,6 +92,8 @@ class Table:
     """A table as reflected.
 
     Attributes:
+        reacts: A trigger or a rule of the plugin's own acts on its writes: one statement for many rows may
+            do something else than many statements.
         managed: Made by `tables.define`: `id`, `created_at` and `updated_at` belong to the service.
         generation: Grows with every definition and migration of the plugin; part of every cache key.
     """
@@ -90,6 +103,7 @@ class Table:
     primary_key: tuple[str, ...]
     indexes: tuple[Index, ...] = ()
     managed: bool = False
+    reacts: bool = False
     generation: int = 0
     by_name: dict[str, Column] = field(init=False, eq=False, repr=False)
 
@@ -135,6 +149,16 @@ class Statement(NamedTuple):
     parameters: Sequence[Any] = ()
 
 
+class Shared(Protocol):
+    """How requests of one shape that wait become one statement; there is one object a shape."""
+
+    def together(self, each: Sequence[Sequence[Any]], /) -> Statement:
+        """Return the statement that does what the single one would do with each of the parameters."""
+
+    def apart(self, each: Sequence[Sequence[Any]], result: Result, /) -> list[Result]:
+        """Return what the single statement would have given to each."""
+
+
 @frozen(kw_only=True)
 class Plan:
     """Everything a database needs to answer one request.
@@ -150,6 +174,7 @@ class Plan:
         tables: The names it touches, for the words of an error.
         places: Where in the request each statement comes from, as `operations[1]`; empty where they all
             come from the one request.
+        shared: How it may be one statement with other requests that wait; None where it may not.
     """
 
     statements: tuple[Statement, ...]
@@ -158,3 +183,4 @@ class Plan:
     atomic: bool
     tables: tuple[str, ...]
     places: tuple[str, ...] = ()
+    shared: Shared | None = None

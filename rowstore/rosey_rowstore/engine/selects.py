@@ -15,6 +15,7 @@ from rosey_rowstore.engine.cursors import open_cursor, query_digest, seal_cursor
 from rosey_rowstore.engine.filters import MOST_TERMS, FilterParser, Shape, find_column
 from rosey_rowstore.engine.model import Column, ColumnType, Limits, Plan, Result, Statement
 from rosey_rowstore.engine.rows import RowReader, encode_rows, room_for_rows
+from rosey_rowstore.engine.sharing import SharedKey
 from rosey_rowstore.engine.sql import Compiled, Expression, Sql
 from rosey_rowstore.engine.tables import Cache, TableFacts
 from rosey_rowstore.engine.texts import check_text, escape_like, fold
@@ -37,12 +38,14 @@ class _Page:
         reader: Reads the columns that were asked for.
         places: Reads the columns of the order, which stand at `place_at` in a row of the database.
         place_at: Empty where no cursor can follow, because the key picks one row.
+        shared: Where the key alone picks the row: how several that wait become one statement.
     """
 
     compiled: Compiled
     reader: RowReader
     places: RowReader
     place_at: tuple[int, ...]
+    shared: SharedKey | None = None
 
 
 class _Shape(NamedTuple):
@@ -193,6 +196,7 @@ def _plan(
         writes=False,
         atomic=False,
         tables=(facts.table.name,),
+        shared=page.shared,
     )
 
 
@@ -284,12 +288,34 @@ def _compile(sql: Sql, facts: TableFacts, shape: _Shape) -> _Page:
             query = query.order_by(sql.ordering(column, clause.c[column.name], descending=descending))
         query = sql.limited(query, shape.limit + 1)
     names = [*shown, *(column.name for column in hidden)]
+    shared = _shared(sql, facts, shape, clause, names) if single else None
     return _Page(
         sql.compile(query),
         facts.reader if shape.columns is None else RowReader(columns, sql.dialect),
         RowReader(() if single else order, sql.dialect),
         () if single else tuple(names.index(column.name) for column in order),
+        shared,
     )
+
+
+def _shared(
+    sql: Sql, facts: TableFacts, shape: _Shape, clause: sa.TableClause, names: Sequence[str]
+) -> SharedKey | None:
+    """Return how rows are asked for by several keys at once, where the filter is the key and no more."""
+    key = facts.table.by_name[facts.table.primary_key[0]]
+    if (
+        not sql.postgres
+        or shape.where != ("eq", key.name)
+        or facts.table.primary_key != (key.name,)
+        or key.name not in names
+        # Their values are the same text for the database and for us.
+        or key.type not in (ColumnType.INTEGER, ColumnType.UUID)
+        or shape.terms
+    ):
+        return None
+    listed = [sql.reads(clause, facts.table.by_name[name]) for name in names]
+    query = sa.select(*listed).select_from(clause).where(sql.is_one_of(key, clause.c[key.name], 0))
+    return SharedKey(sql.compile(query), sql.codec, names.index(key.name))
 
 
 def _term(sql: Sql, clause: sa.FromClause, columns: Sequence[Column], position: int) -> Expression:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin
 
 import attrs
 from cattrs import Converter
@@ -219,6 +219,66 @@ _requests.register_unstructure_hook_func(_is_union_of_writes, _unstructure_write
 _replies = _new_converter(strict=False)
 
 
+class _Plain(NamedTuple):
+    """A member's kind, that of what its list holds, and whether it may be null."""
+
+    kind: type
+    held: type | None = None
+    nullable: bool = False
+
+
+_PLAIN: Mapping[Any, _Plain] = {
+    str: _Plain(str),
+    int: _Plain(int),
+    bool: _Plain(bool),
+    m.Row: _Plain(dict),
+    list[str]: _Plain(list, str),
+    list[m.Row]: _Plain(list, dict),
+    str | None: _Plain(str, nullable=True),
+    int | None: _Plain(int, nullable=True),
+    list[str] | None: _Plain(list, str, nullable=True),
+}
+
+
+def _plain_members(kind: type) -> tuple[Mapping[str, _Plain], frozenset[str]]:
+    """Return the members of a class, all of which are plain, and the names of those that must be there."""
+    fields = attrs.fields(attrs.resolve_types(kind))
+    return {field.name: _PLAIN[field.type] for field in fields}, frozenset(
+        field.name for field in fields if field.default is attrs.NOTHING
+    )
+
+
+_ALL_PLAIN: Mapping[type, tuple[Mapping[str, _Plain], frozenset[str]]] = {
+    kind: _plain_members(kind)
+    for kind in (m.InsertRequest, m.SelectRequest, m.UpdateRequest, m.DeleteRequest, m.RowsReply, m.PageReply)
+}
+"""The requests and replies that pass most often."""
+
+
+def _structure_plain(body: Mapping[str, Any], kind: type[T]) -> T | None:
+    """Return what the converters would make of a body in which nothing is amiss; None leaves it to them.
+
+    They take three times as long, because they can say what is wrong and where.
+    """
+    found = _ALL_PLAIN.get(kind)
+    if found is None:
+        return None
+    members, needed = found
+    for name, value in body.items():
+        plain = members.get(name)
+        if plain is None:
+            return None
+        if type(value) is not plain.kind:
+            if value is None and plain.nullable:
+                continue
+            return None
+        if plain.held is not None:
+            for item in cast("Iterable[object]", value):
+                if type(item) is not plain.held:
+                    return None
+    return kind(**body) if needed <= body.keys() else None
+
+
 def structure_request(body: Any, kind: type[T]) -> T:
     """Return a request from decoded JSON; an unknown member is refused, a null one is absent.
 
@@ -231,6 +291,8 @@ def structure_request(body: Any, kind: type[T]) -> T:
             f"A request is a JSON object, not {_JSON_KINDS.get(type(body), 'that')}.",
             hint='As {"table": "quotes"}.',
         )
+    if (request := _structure_plain(body, kind)) is not None:
+        return request
     try:
         return _requests.structure(body, kind)
     except Exception as error:
@@ -243,6 +305,8 @@ def structure_reply(body: Any, kind: type[T]) -> T:
     Raises:
         Fault: `internal`, when a member that this client needs is missing or of another kind.
     """
+    if type(body) is dict and (reply := _structure_plain(body, kind)) is not None:
+        return reply
     try:
         return _replies.structure(body, kind)
     except Exception as error:

@@ -90,8 +90,8 @@ class HttpServer:
             async with asyncio.timeout(_SECONDS):
                 if len(self._open) <= _MOST_CONNECTIONS:  # one too many is closed unheard
                     await self._talk(reader, writer)
-        except (TimeoutError, OSError, asyncio.IncompleteReadError):
-            pass  # whoever it was is slow, or left
+        except (OSError, asyncio.IncompleteReadError):  # whoever it was is slow (TimeoutError), or left
+            writer.transport.abort()  # an answer that nobody reads is not waited for
         except asyncio.CancelledError:
             if self._server is not None:  # else it is `stop` that ends us
                 raise

@@ -207,9 +207,8 @@ def test_a_service_that_may_not_subscribe_is_not_ready(probe: Probe, tmp_path: P
     server = NatsServer(tmp_path / "nats", settings={"authorization": {"users": [user]}})
     server.start()
     service = RowService(
-        tmp_path / "service.log",
-        url=f"nats://u:p@127.0.0.1:{server.port}", database=f"sqlite:{tmp_path / 'rows'}",
-        subject="storage", settings=probe.setting,
+        tmp_path / "service.log", url=f"nats://u:p@127.0.0.1:{server.port}",
+        database=f"sqlite:{tmp_path / 'rows'}", subject="storage", settings=probe.setting,
     )  # fmt: skip
     try:
         service.launch()

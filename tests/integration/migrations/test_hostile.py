@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from rosey_rowstore.migrations import seccomp
-from support.migrations import Caller, Folder, Refused, Serve, on_postgres, on_sqlite
+from support.migrations import Caller, Folder, Refused, Serve, on_one, on_postgres, on_sqlite
 
 KERNEL = seccomp.supported()
 
@@ -105,7 +105,7 @@ async def test_the_environment_holds_no_credentials(
     await goes_on(call, folder)
 
 
-@on_sqlite
+@on_one
 @pytest.mark.skipif(not KERNEL, reason="the kernel's layers are Linux's")
 @pytest.mark.parametrize("how", ["open", "io", "raw"])
 async def test_the_parents_environment_is_closed(call: Caller, folder: Folder, how: str) -> None:
@@ -122,7 +122,7 @@ async def test_the_parents_environment_is_closed(call: Caller, folder: Folder, h
     assert "PermissionError" in str(error)
 
 
-@on_sqlite
+@on_one
 @pytest.mark.parametrize("path", ["/etc/passwd", "{toml}", "/proc/self/environ", "{home}/.ssh/id_rsa"])
 async def test_files_are_closed(call: Caller, folder: Folder, path: str) -> None:
     """Files beyond Python's library cannot be read: credentials of the service's user lie there."""
@@ -130,7 +130,7 @@ async def test_files_are_closed(call: Caller, folder: Folder, path: str) -> None
     assert "PermissionError" in str(error)
 
 
-@on_sqlite
+@on_one
 async def test_files_cannot_be_written(call: Caller, folder: Folder, tmp_path: Path) -> None:
     """Nothing can be written, also not where the user might."""
     error = await refused(call, folder, f"open({str(tmp_path / 'new')!r}, 'w')")
@@ -176,7 +176,7 @@ async def test_a_huge_allocation_is_refused(call: Caller, folder: Folder) -> Non
     await goes_on(call, folder)
 
 
-@on_sqlite
+@on_one
 @pytest.mark.skipif(not KERNEL, reason="only Linux holds a limit on address space")
 async def test_memory_that_grows_is_ended(call: Caller, folder: Folder) -> None:
     """Many small allocations meet the same limit."""
@@ -237,7 +237,7 @@ async def test_the_kernel_holds_without_python(call: Caller, folder: Folder, cal
     assert int(out.split()[1]) in (1, 13), out  # EPERM, EACCES
 
 
-@on_sqlite
+@on_one
 @pytest.mark.parametrize(
     "code",
     [
@@ -322,7 +322,7 @@ async def test_a_forged_version_row_is_told(
     assert [step["revision"] for step in status["applied"]] in ([], ["0001"])
 
 
-@on_sqlite
+@on_one
 @pytest.mark.parametrize("exit_", ["os._exit(0)", "raise SystemExit", "raise KeyboardInterrupt"])
 async def test_a_revision_that_ends_its_process(call: Caller, folder: Folder, exit_: str) -> None:
     """Leaving early is a failure, never a success."""

@@ -41,11 +41,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep what runs on containers."""
-    if not _wanted(config):
-        return
-    database_only = config.getoption("--containers") == _OLDEST
-    kept = [item for item in items if is_selected(item, database_only=database_only)]
+    """Keep what runs on containers; without the option, what does not run on them alone."""
+    if _wanted(config):
+        database_only = config.getoption("--containers") == _OLDEST
+        kept = [item for item in items if is_selected(item, database_only=database_only)]
+    else:
+        kept = [item for item in items if item.get_closest_marker("containers") is None]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 

@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 
 from rosey_rowstore import protocol as p
 from rosey_rowstore.protocol import OPERATIONS, Fault, decode_reply, decode_request
+from rosey_rowstore.protocol import convert as convert_module
+from rosey_rowstore.protocol import json as json_module
+from rosey_rowstore.protocol.json import load_json
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -418,3 +421,75 @@ def test_sql_keywords_are_names() -> None:
 def test_subjects() -> None:
     """The subject is the root, the version, the plugin and the operation."""
     assert p.subject_for("quotes", OPERATIONS["rows.insert"]) == "storage.v1.quotes.rows.insert"
+
+
+SPACES = st.sampled_from(["", "", "", " ", "\n", "\t ", "\r\n"])
+NAMES = st.sampled_from(["a", "b", "table", "n:", '\\"', '\\":', "", "é", " :"])
+
+
+@st.composite
+def json_texts(draw: st.DrawFn, depth: int = 0) -> str:
+    """JSON as anyone may write it: blanks anywhere, names twice, colons in texts."""
+    kind = draw(st.integers(0, 3 if depth < 3 else 1))
+    if kind == 0:
+        return str(draw(st.sampled_from(["1", "-0", "2.50", "1e999", "9" * 30, "true", "null", "NaN", "01"])))
+    if kind == 1:
+        return f'"{draw(NAMES)}{draw(st.sampled_from(["", ":", "x", chr(92) + "ud800"]))}"'
+    inner = json_texts(depth=depth + 1)
+    if kind == 2:
+        return "[" + ",".join(draw(st.lists(inner, max_size=3))) + "]"
+    members = draw(st.lists(st.tuples(SPACES, NAMES, SPACES, SPACES, inner), max_size=3))
+    return "{" + ",".join(f'{a}"{name}"{b}:{c}{value}' for a, name, b, c, value in members) + "}"
+
+
+@given(json_texts())
+def test_json_is_read_the_same_with_and_without_msgspec(text: str) -> None:
+    """The faster decoder changes no value, misses no member that stands twice, has no words of its own."""
+
+    def read() -> object:
+        try:
+            return repr(load_json(text.encode()))
+        except Fault as fault:
+            return fault.code, fault.message
+
+    found = read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_module, "_decode_faster", None)
+        assert read() == found
+
+
+BODIES: dict[str, Any] = {
+    "rows.select": {
+        "table": "t", "where": {"n": 1}, "columns": ["a"], "order_by": ["-a"], "limit": 5, "cursor": "c",
+    },
+    "rows.insert": {"table": "t", "rows": [{"a": 1}], "returning": False},
+    "rows.update": {
+        "table": "t", "where": {}, "set": {"n": 1}, "max_rows": 3, "all_rows": True, "returning": True,
+    },
+    "rows.delete": {"table": "t", "where": {}, "max_rows": 3, "all_rows": True, "returning": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tail", BODIES)
+@given(data=st.data())
+def test_requests_are_read_the_same_the_short_way(tail: str, data: st.DataObject) -> None:
+    """Whatever a member holds or lacks, the short way gives the request or the fault of the converters."""
+    body = dict(BODIES[tail])
+    values = [None, True, 1, 1.0, "x", [], [1], ["a"], [{}], {}, {"a": None}, ...]
+    for name in data.draw(st.lists(st.sampled_from([*body, "more"]), max_size=2, unique=True)):
+        value = data.draw(st.sampled_from(values))
+        if value is ...:
+            body.pop(name, None)
+        else:
+            body[name] = value
+
+    def read() -> object:
+        try:
+            return decode_request(OPERATIONS[tail], json.dumps(body).encode())
+        except Fault as fault:
+            return fault.code, fault.message, fault.path, fault.hint
+
+    found = read()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert_module, "_ALL_PLAIN", {})
+        assert read() == found

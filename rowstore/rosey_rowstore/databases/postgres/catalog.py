@@ -25,6 +25,8 @@ _COLUMNS: Final[LiteralString] = f"""
                           ELSE format_type(a.atttypid, a.atttypmod) END,
            a.attnotnull, a.attidentity::text, a.attgenerated <> '',
            pg_get_expr(d.adbin, d.adrelid),
+           c.relhasrules OR c.relhastriggers AND EXISTS (
+               SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal),
            (SELECT f.relname FROM pg_constraint r JOIN pg_class f ON f.oid = r.confrelid
              WHERE r.conrelid = c.oid AND r.contype = 'f' AND r.conkey = ARRAY[a.attnum] LIMIT 1)
       FROM pg_class c
@@ -67,11 +69,14 @@ async def reflect(connection: AsyncConnection[Any], schema: str, generation: int
     name = _quoted(schema)
     columns: dict[str, list[Column]] = defaultdict(list)
     numbered: dict[str, set[str]] = defaultdict(set)
+    reacting: set[str] = set()
     cursor = await connection.execute(_COLUMNS, (name,))
     for table, *described in await cursor.fetchall():
         columns[table].append(_column(described))
         if _is_numbered(described):
             numbered[table].add(described[0])
+        if described[-2]:
+            reacting.add(table)
     keys: dict[str, tuple[str, ...]] = {}
     indexes: dict[str, list[Index]] = defaultdict(list)
     cursor = await connection.execute(_INDEXES, (name,))
@@ -87,6 +92,7 @@ async def reflect(connection: AsyncConnection[Any], schema: str, generation: int
                 columns=tuple(found),
                 primary_key=keys.get(table, ()),
                 indexes=tuple(indexes[table]),
+                reacts=table in reacting,
                 generation=generation,
             ),
             numbered[table],
@@ -96,7 +102,7 @@ async def reflect(connection: AsyncConnection[Any], schema: str, generation: int
 
 
 def _column(row: Sequence[Any]) -> Column:
-    name, catalog_type, required, identity, computed, default, references = row
+    name, catalog_type, required, identity, computed, default, _, references = row
     members = column_type(catalog_type, Dialect.POSTGRES)
     generated = bool(identity) or computed or _is_numbered(row)
     return Column(
@@ -112,7 +118,7 @@ def _column(row: Sequence[Any]) -> Column:
 
 def _is_numbered(row: Sequence[Any]) -> bool:
     """Whether Postgres numbers the column where an insert does not: serial, or an identity by default."""
-    _, _, _, identity, _, default, _ = row
+    _, _, _, identity, _, default, *_ = row
     return identity == "d" or (default is not None and default.startswith("nextval("))
 
 

@@ -22,13 +22,19 @@ and two lanes that share a crowd send twice as many pipelines, each half as long
 
 
 class Job:
-    """Work, and who waits for its reply."""
+    """Work, and who waits for its reply.
 
-    __slots__ = ("answer", "repeated", "work")
+    Attributes:
+        alone: It shares no statement: one that it shared has failed, and which job was at fault shows then.
+        repeated: It was sent a second time already.
+    """
+
+    __slots__ = ("alone", "answer", "repeated", "work")
 
     def __init__(self, work: Work, answer: Answer) -> None:
         self.work = work
         self.answer = answer
+        self.alone = False
         self.repeated = False
 
     def refuse(self, error: BaseException) -> None:

@@ -18,6 +18,7 @@ from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.databases.postgres import replies
 from rosey_rowstore.databases.postgres.connections import Connections
 from rosey_rowstore.databases.postgres.errors import CANCELLED, fault_of
+from rosey_rowstore.databases.postgres.groups import Group, grouped
 from rosey_rowstore.databases.postgres.jobs import Job, Queue, expired
 from rosey_rowstore.databases.postgres.link import Failure, Link, LinkLostError, Outcome
 from rosey_rowstore.engine.model import Result, Statement
@@ -50,7 +51,8 @@ class Lane:
         self._plugin = plugin
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
-        self._sent: Sequence[Job] = ()
+        self._batch: Sequence[Job] = ()
+        self._groups: Sequence[Group] = ()
         self._timer: asyncio.TimerHandle | None = None
         self._closing: list[asyncio.Future[None]] = []
         self._stale = False
@@ -142,12 +144,12 @@ class Lane:
 
     def _send(self, link: Link, batch: Sequence[Job]) -> None:
         """Send single statements as one pipeline, which is one transaction by itself."""
-        statements = [job.work.plan.statements[0] for job in batch]
-        self._sent = batch
+        self._batch = batch
         deadline = min([job.work.deadline for job in batch])
         self._timer = self._loop.call_at(deadline, link.cancel, _CANCEL_GRACE)
         try:
-            link.start(statements, self._answered)
+            self._groups = grouped(batch)
+            link.start([group.statement() for group in self._groups], self._answered)
         except Exception as error:  # noqa: BLE001 - a parameter that cannot be sent; nothing was
             self._answered(LinkLostError(str(error)), error)
 
@@ -156,20 +158,24 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        batch, self._sent = self._sent, ()
+        batch, groups = self._batch, self._groups
+        self._batch = self._groups = ()
         if isinstance(outcome, list):
-            for job, result in zip(batch, outcome, strict=True):
-                _complete(job, (result,))
+            _hand_out(groups, outcome)
             self._next()
         else:
-            self._task = self._loop.create_task(self._guarded(batch, self._mend(batch, outcome, cause)))
+            self._task = self._loop.create_task(
+                self._guarded(batch, self._mend(batch, groups, outcome, cause))
+            )
 
-    async def _mend(self, batch: Sequence[Job], outcome: Outcome, cause: Exception | None) -> None:
+    async def _mend(
+        self, batch: Sequence[Job], groups: Sequence[Group], outcome: Outcome, cause: Exception | None
+    ) -> None:
         if cause is not None:
             raise cause
         if isinstance(outcome, Failure):
             try:
-                await self._after_failure(batch, outcome, outcome.index)
+                await self._after_group(groups, outcome)
             except LinkLostError:
                 await self._lose(batch)
         else:
@@ -236,13 +242,13 @@ class Lane:
 
     async def _run_plain(self, link: Link, batch: Sequence[Job]) -> None:
         """Run single statements as one pipeline, which is one transaction by itself."""
+        groups = grouped(batch)
         try:
-            results = await self._exchange(link, [job.work.plan.statements[0] for job in batch], batch)
+            results = await self._exchange(link, [group.statement() for group in groups], batch)
         except Failure as failure:
-            await self._after_failure(batch, failure, failure.index)
+            await self._after_group(groups, failure)
             return
-        for job, result in zip(batch, results, strict=True):
-            _complete(job, (result,))
+        _hand_out(groups, results)
 
     # a transaction that stays open until the replies are made
 
@@ -304,6 +310,17 @@ class Lane:
             await self._settle(batch[0], _translated(failure, batch[0].work))
             return
         await self._split(batch, index)
+
+    async def _after_group(self, groups: Sequence[Group], failure: Failure) -> None:
+        """Do what follows the failure of a group's statement; of a shared one, find out whose it was."""
+        batch = [job for group in groups for job in group.jobs]
+        culprit = groups[failure.index]
+        if culprit.shared is None:
+            before = sum(len(group.jobs) for group in groups[: failure.index])
+            await self._after_failure(batch, failure, before)
+        else:
+            culprit.part()
+            await self._run(batch)
 
     async def _split(self, batch: Sequence[Job], index: int) -> None:
         """Run what stood before, the culprit alone, and what stood after: each is answered by its own run."""
@@ -390,6 +407,21 @@ def _still_wanted(batch: Sequence[Job]) -> list[Job]:
         else:
             wanted.append(job)
     return wanted
+
+
+def _hand_out(groups: Sequence[Group], results: Sequence[Result]) -> None:
+    """Answer every job of the groups; those of a statement whose rows cannot be told apart are refused."""
+    for group, result in zip(groups, results, strict=True):
+        if group.shared is None:
+            _complete(group.jobs[0], (result,))
+            continue
+        try:
+            each = group.results(result)
+            for job, own in zip(group.jobs, each, strict=True):
+                _complete(job, (own,))
+        except Exception as error:  # noqa: BLE001 - a fault of ours; the lane goes on
+            for job in group.jobs:
+                job.refuse(internal_fault("a shared statement", error))
 
 
 def _complete(job: Job, results: Sequence[Result]) -> None:

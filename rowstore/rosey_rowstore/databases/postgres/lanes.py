@@ -1,7 +1,8 @@
 """Lanes: a plugin's requests, first in first out, as pipelines on its own few connections.
 
 A plugin has one lane for writes and two for reads. A free lane takes what waits, up to 32 requests,
-sends it as one pipeline (one implicit transaction, one commit) and answers after the Sync. A request
+sends it as one pipeline (one implicit transaction, one commit) and answers after the Sync. Of what it
+took, requests of one shape share a statement where their plans say how (`groups`). A request
 that is alone goes alone, so nothing is added where there is no crowd.
 """
 
