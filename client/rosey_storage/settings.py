@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
+from rosey_kvstore.connection import TlsFiles
 from rosey_kvstore.errors import InvalidRequest, TypeMismatch
 from rosey_rowstore.protocol import nearest, owned_name
 
@@ -26,7 +27,7 @@ Environment = Literal["development", "production"]
 _LONGEST_TIMEOUT: Final = 24 * 3600.0
 _YES: Final = ("true", "1", "yes", "on")
 _NO: Final = ("false", "0", "no", "off")
-_SERVICE_ONLY: Final = ("database",)
+_SERVICE_ONLY: Final = ("database", "health", "contexts", "settings")
 _SUBJECT_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -43,6 +44,8 @@ class Settings:
         url: `nats://…` or `tls://…`, several with commas between, or `sqlite:`, `sqlite:FILE`,
             `sqlite::memory:` for local mode.
         credentials: The plugin's NATS credentials file, or the folder that holds it.
+        tls_ca: The authorities that sign NATS' certificates, in place of the system's; a PEM file.
+        tls_cert, tls_key: Who the plugin is, for servers that ask; PEM files.
         subject: The first token of the row service's subjects.
         timeout: Seconds a call may take.
         data: The folder in which local mode keeps its files.
@@ -53,6 +56,9 @@ class Settings:
 
     url: str = field(default=DEFAULT_URL, repr=mask)
     credentials: Path | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     subject: str = "storage"
     timeout: float = 5.0
     data: Path = Path(".rosey")
@@ -79,6 +85,11 @@ class Settings:
         """Return the plugin's credentials file; in a folder, the one that `rosey-storage apply` wrote."""
         found = self.credentials
         return found / f"{owned_name(plugin)}.creds" if found is not None and found.is_dir() else found
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The files of TLS."""
+        return TlsFiles(ca=self.tls_ca, cert=self.tls_cert, key=self.tls_key)
 
     @property
     def servers(self) -> list[str]:
@@ -221,6 +232,9 @@ def _environment(value: str, spelt: str) -> str:
 _PARSERS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "url": _url,
     "credentials": _path,
+    "tls_ca": _path,
+    "tls_cert": _path,
+    "tls_key": _path,
     "subject": _subject,
     "timeout": _timeout,
     "data": _path,
@@ -236,6 +250,9 @@ _BOOLEAN: Final = (bool,)
 _KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "url": _TEXT,
     "credentials": _FILE,
+    "tls_ca": _FILE,
+    "tls_cert": _FILE,
+    "tls_key": _FILE,
     "subject": _TEXT,
     "timeout": _NUMBER,
     "data": _FILE,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from types import FrameType
 
 __all__ = ["main"]
 
@@ -17,6 +20,13 @@ _EXTRAS = {
 
 def main() -> None:
     """Run the command and exit with its status."""
+    if os.getpid() == 1:
+        # In a container the first process is deaf to signals that it does not handle itself.
+        signal.signal(signal.SIGTERM, _end)
+    if sys.argv[1:2] == ["health"] and not {"--help", "-h"} & set(sys.argv):
+        from rosey_deploy.probe import main as probe  # noqa: PLC0415 - nothing else is loaded for it
+
+        sys.exit(probe(sys.argv[2:]))
     try:
         # Late, so that a missing extra is told in words.
         from rosey_deploy.cli import run  # noqa: PLC0415
@@ -38,6 +48,10 @@ def main() -> None:
         sys.stderr.close()
         status = 141
     sys.exit(status)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from rosey_deploy.probe import DEFAULT_TIMEOUT, ask
 from rosey_kvstore.errors import StorageError
 from rosey_rowstore.protocol import Fault
 
@@ -116,6 +117,20 @@ def serve(
     from rosey_rowstore.settings import ServiceSettings  # noqa: PLC0415
 
     raise typer.Exit(run_service(ServiceSettings.from_environment(os.environ), provision=provision))
+
+
+@app.command()
+def health(
+    url: Annotated[
+        str | None,
+        typer.Argument(help="As http://127.0.0.1:8080/readyz; by default that of ROSEY_STORAGE_HEALTH."),
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = DEFAULT_TIMEOUT,
+) -> None:
+    """Ask a row service whether it is ready; the exit status is 0 or 1."""
+    ready, line = ask(url, timeout)
+    typer.echo(line)
+    raise typer.Exit(0 if ready else 1)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -290,6 +290,7 @@ async def _opened(plugin: str, settings: Settings) -> AsyncIterator[KV]:
     connection = await Connection.open(
         settings.servers,
         credentials=settings.credentials_of(plugin),
+        tls=settings.tls,
         name="rosey-storage kv",
         timeout=settings.timeout,
     )

@@ -176,7 +176,8 @@ def remove_plugin(  # noqa: PLR0917 - as above
     if not screen.for_people:
         screen.line({"plugin": name, "removed": True})
     if target.plugins.get(name) is not None:
-        screen.say(f"{shown_path(plugins)} still names {name}: the next apply would make it again, empty.")
+        declared_in = shown_path(target.plugins.path or Path("plugins.toml"))
+        screen.say(f"{declared_in} still names {name}: the next apply would make it again, empty.")
 
 
 def _confirm(screen: Screen, found: actions.Standing) -> None:

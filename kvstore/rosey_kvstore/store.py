@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import datetime as dt
 import functools
 import json
@@ -52,9 +53,13 @@ _Ttl = float | dt.timedelta | None
 
 
 def _named(
-    operation: str,
+    operation: str, *, bounded: bool = False
 ) -> Callable[[Callable[Concatenate[KV, P], Awaitable[R]]], Callable[Concatenate[KV, P], Awaitable[R]]]:
-    """Tell in an error whose call it was, and open the bucket before the first one."""
+    """Tell in an error whose call it was, and open the bucket before the first one.
+
+    A call that is `bounded` ends within the time of one, however many requests it takes: on a cluster that
+    looks for a leader each of them may wait.
+    """
 
     def decorate(
         call: Callable[Concatenate[KV, P], Awaitable[R]],
@@ -64,6 +69,9 @@ def _named(
             try:
                 if not self._opened:
                     await self._open()
+                if bounded:
+                    async with self._in_time():
+                        return await call(self, *args, **kwargs)
                 return await call(self, *args, **kwargs)
             except StorageError as error:
                 self._tell(error, operation)
@@ -129,7 +137,7 @@ class KV:
             self._tell(error, "kv.get")
             raise
 
-    @_named("kv.entry")
+    @_named("kv.entry", bounded=True)
     async def entry(self, key: str, *, type: builtins.type[Any] | None = None) -> Entry | None:  # noqa: A002 - the contract calls it so
         """Return the value of `key` with its revision and times, or None; see `get`."""
         encode_key(key)
@@ -170,7 +178,7 @@ class KV:
             self._tell(error, "kv.set")
             raise
 
-    @_named("kv.create")
+    @_named("kv.create", bounded=True)
     async def create(self, key: str, value: Any, *, ttl: _Ttl = None) -> int:
         """Store a value where none is, and return its revision; see `set`.
 
@@ -180,7 +188,7 @@ class KV:
         encode_key(key)
         return await self._backend.create(key, self._dumped(value), whole_seconds(ttl))
 
-    @_named("kv.update")
+    @_named("kv.update", bounded=True)
     async def update(self, key: str, value: Any, *, revision: int, ttl: _Ttl = None) -> int:
         """Store a value if nobody has written the key since `revision`, and return the new one; see `set`.
 
@@ -196,13 +204,13 @@ class KV:
             raise OutOfRange(f"No revision is {revision}.", path="revision", hint="entry() tells it.")
         return await self._backend.update(key, self._dumped(value), whole_seconds(ttl), revision)
 
-    @_named("kv.delete")
+    @_named("kv.delete", bounded=True)
     async def delete(self, key: str) -> bool:
         """Delete `key`, and return whether a live value was there."""
         encode_key(key)
         return await self._backend.delete(key)
 
-    @_named("kv.increment")
+    @_named("kv.increment", bounded=True)
     async def increment(self, key: str, by: float = 1, *, ttl: _Ttl = None) -> Any:
         """Add to a number, from 0 where none is, and return the new one; atomic however many do it at once.
 
@@ -245,6 +253,17 @@ class KV:
                 wait = min(2 * wait, 0.05)
             else:
                 return number
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield
+        except TimeoutError:
+            raise StorageTimeout(
+                f"No answer within {self._timeout:g} s; what it asked may have been done.",
+                hint="A server that is overloaded or far away needs a longer timeout.",
+            ) from None
 
     # ── Many keys ────────────────────────────────────────────────────────────────────────────────
 

@@ -105,6 +105,10 @@ class Application:
         """
         await self._database.open()
 
+    def trouble(self) -> str | None:
+        """Return why the database cannot be reached now, None when it can; nothing is asked for it."""
+        return self._database.trouble()
+
     async def close(self) -> None:
         """Answer what was taken, then let go of the database."""
         await self._migrations.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +17,13 @@ from rosey_rowstore.protocol import DEFAULT_SUBJECT_ROOT, Fault, nearest
 __all__ = ["ServiceSettings"]
 
 _PREFIX: Final = "ROSEY_STORAGE_"
+_SETTINGS: Final = "ROSEY_STORAGE_SETTINGS"
 _KNOWN: Final = tuple(
     _PREFIX + name
     for name in (
         *("URL", "CREDENTIALS", "SUBJECT", "TIMEOUT", "DATABASE"),
-        *("PLUGINS", "DATA", "ALLOW_LOCAL"),
+        *("PLUGINS", "DATA", "ALLOW_LOCAL", "HEALTH", "CONTEXTS", "SETTINGS"),
+        *("TLS_CA", "TLS_CERT", "TLS_KEY"),
     )
 )
 _SCHEMES: Final = ("nats", "tls", "ws", "wss")
@@ -38,6 +41,9 @@ class ServiceSettings:
         timeout: Seconds a request without `Storage-Timeout` may take, waiting included.
         database: `postgresql://…` or `sqlite:FOLDER`.
         plugins: The path of `plugins.toml`.
+        tls_ca: The authorities that sign NATS' certificates, in place of the system's; a PEM file.
+        tls_cert, tls_key: Who the service is, for servers that ask; PEM files, both or none.
+        health: Host and port on which probes are answered; None for nowhere.
         environment: `development` or `production`.
     """
 
@@ -47,17 +53,25 @@ class ServiceSettings:
     subject: str = DEFAULT_SUBJECT_ROOT
     timeout: float = 5.0
     plugins: Path | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    health: tuple[str, int] | None = None
     environment: Literal["development", "production"] = "development"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> ServiceSettings:
         """Read the settings; an empty variable counts as absent.
 
+        `ROSEY_STORAGE_SETTINGS` names a file of such lines, `NAME=value`; the environment stands in front.
+
         Raises:
             Fault: `invalid_request`, with the variable as path and the nearest known name where one is
                 near.
         """
         given = {name: value for name, value in environment.items() if value}
+        if (path := _file(given, _SETTINGS)) is not None:
+            given = {**_lines(path), **given}
         for name in sorted(given):
             if name.startswith(_PREFIX) and name not in _KNOWN:
                 near = nearest(name, _KNOWN)
@@ -74,6 +88,8 @@ class ServiceSettings:
             subject=_subject(given.get("ROSEY_STORAGE_SUBJECT", DEFAULT_SUBJECT_ROOT)),
             timeout=_seconds(given.get("ROSEY_STORAGE_TIMEOUT", "5")),
             plugins=_file(given, "ROSEY_STORAGE_PLUGINS"),
+            **_tls(given),
+            health=_address(given.get("ROSEY_STORAGE_HEALTH")),
             environment=_environment(given.get("ROSEY_ENV", "development")),
         )
 
@@ -127,9 +143,53 @@ def _file(given: Mapping[str, str], name: str) -> Path | None:
     if name not in given:
         return None
     path = Path(given[name])
-    if not path.is_file():
+    if not os.access(path, os.F_OK) or path.is_dir():
         raise _bad(name, f"There is no file {path}.", "Is the path right, and may this user read it?")
+    if not os.access(path, os.R_OK):
+        raise _bad(name, f"{path} may not be read by this user.", f"It runs as the user {os.geteuid()}.")
     return path
+
+
+def _address(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, colon, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    bracketed = host == f"[{bare}]"
+    sound = colon and bare and bracketed == (":" in bare) and not re.search(r"[\s/@\[\]]", bare)
+    if not sound or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise _bad(
+            "ROSEY_STORAGE_HEALTH",
+            f"{text!r} is no address.",
+            "HOST:PORT, as 127.0.0.1:8080 or [::1]:8080; 0.0.0.0:8080 is every address.",
+        )
+    return bare, int(port)
+
+
+def _lines(path: Path) -> dict[str, str]:
+    """Return what a file of settings says."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        name, equals, value = line.partition("=")
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if not equals or not name.strip():
+            # The line itself is left out: a password may stand in it.
+            raise _bad(_SETTINGS, f"Line {number} of {path} is no setting.", "As ROSEY_STORAGE_URL=nats://…")
+        if value.strip():
+            found[name.strip()] = value.strip()
+    return found
+
+
+def _tls(given: Mapping[str, str]) -> dict[str, Path | None]:
+    found = {
+        name: _file(given, f"ROSEY_STORAGE_{name.upper()}") for name in ("tls_ca", "tls_cert", "tls_key")
+    }
+    if (found["tls_cert"] is None) != (found["tls_key"] is None):
+        raise _bad(
+            "ROSEY_STORAGE_TLS_CERT", "A certificate needs its key, and a key its certificate.", "Give both."
+        )
+    return found
 
 
 def _environment(text: str) -> Literal["development", "production"]:

@@ -16,13 +16,14 @@ from rosey_kvstore.connection import Connection
 from rosey_rowstore.plugins import Plugin
 from rosey_storage import Column
 from support.secure import Installation
+from support.servers import Embedded
 
 
 async def measure(count: int, folder: Path) -> None:
     """Print one line a figure."""
     postgres = PostgresServer(folder / "postgres")
     postgres.start()
-    installation = Installation(folder / "secure", lambda: postgres.dsn)
+    installation = Installation(folder / "secure", lambda: postgres.dsn, Embedded())
     try:
         installation.start()
         for number in range(count):

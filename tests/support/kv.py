@@ -67,13 +67,13 @@ class Place:
         await self._stack.aclose()
 
 
-async def take(watch: Watch | AsyncIterator[Any], count: int, *, within: float = 10.0) -> list[Any]:
+async def take(watch: Watch | AsyncIterator[Any], count: int, *, within: float = 60.0) -> list[Any]:
     """The next `count` changes."""
     async with asyncio.timeout(within):
         return [await anext(watch) for _ in range(count)]
 
 
-async def until(check: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:
+async def until(check: Callable[[], Awaitable[bool]], *, within: float = 60.0) -> None:
     """Wait until `check` says so."""
     async with asyncio.timeout(within):
         while not await check():  # what is waited for happens in a server

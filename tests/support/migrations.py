@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -14,6 +15,10 @@ from rosey_rowstore.plugins import Plugins
 
 on_postgres = pytest.mark.parametrize("kind", ["postgres"], indirect=True)
 on_sqlite = pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+# What has nothing to do with the database is asked of one: here of the quicker, in containers of theirs.
+on_one = pytest.mark.parametrize(
+    "kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.containers)], indirect=True
+)
 
 HEADER = """\
 import sqlalchemy as sa
@@ -70,12 +75,34 @@ class Refused(Exception):
         self.details: dict[str, Any] = error.get("details", {})
 
 
+class Answering(Protocol):
+    """What takes a request's bytes: the application itself, or a service behind NATS."""
+
+    async def handle(
+        self, plugin: str, tail: str, payload: bytes, headers: Mapping[str, str] | None
+    ) -> tuple[bytes, dict[str, str] | None]: ...
+
+
 class Caller:
     """Calls of one plugin on an application."""
 
-    def __init__(self, application: Application, plugin: str) -> None:
+    def __init__(self, application: Answering, plugin: str) -> None:
         self.application = application
         self.plugin = plugin
+
+    def beside(self, plugin: str) -> Caller:
+        """Return calls of another plugin of the same application."""
+        if isinstance(self.application, Application):
+            plugins: Any = self.application._plugins.plugins
+            plugins[plugin] = plugins[self.plugin]
+        return Caller(self.application, plugin)
+
+    async def events_to(self, found: list[tuple[str, dict[str, Any]]]) -> None:
+        """Append the plugin's events from now on, each with its place."""
+        if isinstance(self.application, Application):
+            self.application.events.go_out_by(lambda place, body: found.append((place, json.loads(body))))
+        else:
+            await self.application.events_to(self.plugin, found)
 
     async def __call__(self, tail: str, *, timeout_ms: int | None = None, **body: Any) -> dict[str, Any]:
         """Return the result; `Refused` for an error reply."""
@@ -107,3 +134,12 @@ class Caller:
     async def columns(self, table: str) -> list[str]:
         """Return the names of a table's columns."""
         return [column["name"] for column in (await self("tables.describe", table=table))["columns"]]
+
+
+Events = Callable[[int], Awaitable[list[tuple[str, dict[str, Any]]]]]
+
+
+class Serve(Protocol):
+    """Serves a plugin's folder, as production does if so asked; returns calls of the plugin."""
+
+    def __call__(self, folder: Folder, *, production: bool = False) -> Awaitable[Caller]: ...

@@ -13,11 +13,11 @@ import attrs
 from rosey_deploy.provision.authority import Authority, credentials_folder
 from rosey_deploy.provision.installation import service_settings
 from rosey_deploy.provision.reconcile import Outcome, Target, reconcile
-from rosey_deploy.stack.nats import NatsServer
 from rosey_deploy.stack.service import RowService
 from rosey_rowstore.engine.model import Limits
 from rosey_rowstore.plugins import Plugin, Plugins
 from rosey_storage import Storage
+from support.servers import Servers
 
 
 class Installation:
@@ -26,15 +26,19 @@ class Installation:
     Args:
         folder: The data folder.
         database: The admin's URL of the database, asked for when the first plugin has rows.
+        servers: Makes NATS and the row services.
     """
 
-    def __init__(self, folder: Path, database: Callable[[], str]) -> None:
+    def __init__(self, folder: Path, database: Callable[[], str], servers: Servers) -> None:
         self.data = folder
         self.authority = Authority.make(credentials_folder(folder), "storage")
-        self.nats = NatsServer(folder / "nats", settings=self.authority.trust(folder / "nats" / "accounts"))
+        trusted = self.authority.trust(folder / "nats" / "accounts")
+        self.nats = servers.nats(folder / "nats", settings=trusted)
         self.plugins: dict[str, Plugin] = {}
-        self.file = folder / "plugins.toml"
+        # In a folder of its own: a row service in a container sees that and nothing beside it.
+        self.file = folder / "plugins" / "plugins.toml"
         self.contexts = folder / "config" / "nats" / "context"
+        self._servers = servers
         self._database = database
         self._database_url: str | None = None
         self._service: RowService | None = None
@@ -42,8 +46,9 @@ class Installation:
 
     def start(self) -> None:
         """Start NATS; the row service starts with the first plugin that has rows."""
+        self.file.parent.mkdir()
         self._write()
-        self._stack.callback(self.nats.stop)
+        self._stack.callback(self._servers.discard, self.nats)
         self.nats.start()
 
     def stop(self) -> None:
@@ -94,14 +99,14 @@ class Installation:
         """Start the row service, once."""
         if self._service is None:
             self._service = self.service(self.data / "service.log")
-            self._stack.callback(self._service.stop)
+            self._stack.callback(self._servers.discard, self._service)
             self._service.start()
         return self._service
 
     def service(self, log: Path) -> RowService:
         """Return a row service with the settings that `apply` wrote; not started."""
         settings = service_settings(self.authority)
-        return RowService(
+        return self._servers.row_service(
             log,
             url=self.nats.url,
             database=settings["ROSEY_STORAGE_DATABASE"],

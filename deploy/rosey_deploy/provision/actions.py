@@ -86,6 +86,7 @@ async def standing(world: World, plugins: Plugins, name: str) -> Standing:
                     world.servers,
                     world.authority.admin_credentials(name),
                     name,
+                    tls=world.tls,
                     timeout=world.timeout,
                 ) as opened,
             ):
@@ -149,7 +150,12 @@ async def export(world: World, plugin: Plugin, folder: Path) -> Mapping[str, Any
     if plugin.kv and world.account(plugin.name) is not None:
         credentials = world.authority.admin_credentials(plugin.name)
         told["keys"] = await export_keys(
-            world.servers, credentials, plugin.name, target / "kv.ndjson", timeout=world.timeout
+            world.servers,
+            credentials,
+            plugin.name,
+            target / "kv.ndjson",
+            tls=world.tls,
+            timeout=world.timeout,
         )
     if world.rows is not None and plugin.name in await world.rows.known():
         rows = target / "rows"
@@ -176,6 +182,7 @@ async def remove(world: World, plugin: Plugin, told: Callable[[str], None]) -> N
                 world.servers,
                 authority.admin_credentials(plugin.name),
                 plugin.name,
+                tls=world.tls,
                 timeout=world.timeout,
             ) as bucket:
                 if await bucket.delete():

@@ -11,7 +11,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from rosey_kvstore.backend import BucketLimits
-from rosey_kvstore.connection import Connection, NoResponders
+from rosey_kvstore.connection import Connection, NoResponders, TlsFiles
 from rosey_kvstore.errors import Unavailable
 from rosey_kvstore.jetstream import stream_config
 from rosey_kvstore.jetstream.faults import NO_STREAM, fault_of
@@ -109,7 +109,13 @@ class Bucket:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, servers: Sequence[str], credentials: Path, plugin: str, *, timeout: float
+        cls,
+        servers: Sequence[str],
+        credentials: Path,
+        plugin: str,
+        *,
+        tls: TlsFiles | None = None,
+        timeout: float,
     ) -> AsyncIterator[Bucket]:
         """Connect as the account's administrator.
 
@@ -117,7 +123,7 @@ class Bucket:
             PermissionDenied: The server does not know the account, or the credentials are revoked.
         """
         connection = await Connection.open(
-            servers, credentials=credentials, name="rosey-storage", timeout=timeout
+            servers, credentials=credentials, tls=tls, name="rosey-storage", timeout=timeout
         )
         try:
             yield cls(connection, plugin, timeout)

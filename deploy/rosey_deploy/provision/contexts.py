@@ -11,6 +11,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from rosey_deploy.provision.files import write_private
+from rosey_kvstore.connection import TlsFiles
 from rosey_kvstore.errors import InvalidRequest
 
 __all__ = ["Contexts", "context_folder"]
@@ -31,10 +32,12 @@ class Contexts:
     Attributes:
         folder: See `context_folder`.
         url: The servers, as the tool takes them.
+        tls: The files by which they are reached.
     """
 
     folder: Path
     url: str
+    tls: TlsFiles | None = None
 
     def fault(self, name: str, credentials: Path, what: str) -> str | None:
         """Say what is wrong with a context, None when it is as wanted.
@@ -68,7 +71,14 @@ class Contexts:
         return True
 
     def _wanted(self, credentials: Path, what: str) -> dict[str, Any]:
-        return {"description": _OURS + what, "url": self.url, "creds": str(credentials)}
+        tls = self.tls or TlsFiles()
+        files = {"ca": tls.ca, "cert": tls.cert, "key": tls.key}
+        return {
+            "description": _OURS + what,
+            "url": self.url,
+            "creds": str(credentials),
+            **{name: str(path.absolute()) for name, path in files.items() if path is not None},
+        }
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.folder / f"{name}.json"

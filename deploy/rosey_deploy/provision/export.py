@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rosey_kvstore.backend import Stored
-from rosey_kvstore.connection import Connection
+from rosey_kvstore.connection import Connection, TlsFiles
 from rosey_kvstore.errors import InvalidRequest
 from rosey_kvstore.jetstream import JetStreamBackend
 from rosey_rowstore.protocol import owned_name
@@ -35,14 +35,20 @@ def new_folder(parent: Path, name: str) -> Path:
 
 
 async def export_keys(
-    servers: Sequence[str], credentials: Path, plugin: str, path: Path, *, timeout: float
+    servers: Sequence[str],
+    credentials: Path,
+    plugin: str,
+    path: Path,
+    *,
+    tls: TlsFiles | None = None,
+    timeout: float,
 ) -> int:
     """Write one object a line, `{"key", "value", "revision", "created", "expires"}`; return how many.
 
     A value that is no JSON stands as `{"base64": …}` under `data` in place of `value`.
     """
     connection = await Connection.open(
-        servers, credentials=credentials, name="rosey-storage export", timeout=timeout
+        servers, credentials=credentials, tls=tls, name="rosey-storage export", timeout=timeout
     )
     count = 0
     try:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
+from psycopg.conninfo import conninfo_to_dict
 
 from rosey_deploy.provision import accounts
 from rosey_deploy.provision.accounts import Account, storage_claims
 from rosey_deploy.provision.authority import STORAGE_ACCOUNT, Authority
 from rosey_deploy.provision.files import read_secret, write_private
 from rosey_deploy.provision.parts import Change, World
+from rosey_deploy.provision.places import ServicePlaces, moved
 from rosey_rowstore.protocol import DEFAULT_SUBJECT_ROOT
 
-__all__ = ["OWNER", "Installation", "service_settings"]
+__all__ = ["OWNER", "Installation", "service_settings", "write_service_settings"]
 
 OWNER: Final = "rosey"
 
@@ -26,6 +29,14 @@ def service_settings(authority: Authority) -> dict[str, str]:
     return {name: value for name, equals, value in lines if equals}
 
 
+def write_service_settings(authority: Authority, settings: Mapping[str, str]) -> Path:
+    """Write the settings of the row service, and return the path of the file."""
+    path = authority.folder / "service.env"
+    lines = "".join(f"{name}={value}\n" for name, value in settings.items())
+    write_private(path, f"# The settings of `rosey-storage serve`, written by `rosey-storage`.\n{lines}")
+    return path
+
+
 @frozen(kw_only=True)
 class Installation:
     """The parts of an installation.
@@ -34,11 +45,17 @@ class Installation:
         world: What the run works on.
         url: `ROSEY_STORAGE_URL` of the row service.
         plugins: The path of `plugins.toml`.
+        service: What row services see otherwise.
+        database: The operator's URL of the database, None without rows.
+        tls: Settings of a private certificate authority, by their variables.
     """
 
     world: World
     url: str
     plugins: Path
+    service: ServicePlaces = field(factory=ServicePlaces)
+    database: str | None = None
+    tls: Mapping[str, str] = field(factory=dict)
 
     async def settle(self, *, write: bool) -> list[Change]:
         """Return what is not as declared; with `write`, make it so first."""
@@ -81,30 +98,36 @@ class Installation:
         rows = self.world.rows
         before = service_settings(self.world.authority)
         database = before.get("ROSEY_STORAGE_DATABASE")
-        faults = [] if rows is None else await rows.installation_faults(database)
+        here = None if database is None else self._seen_from_here(database)
+        faults = [] if rows is None else await rows.installation_faults(here)
         if rows is not None and faults and write:
-            database = await rows.provision_installation(database)
+            here = await rows.provision_installation(here)
+            database = moved(here, self.service.database)
         wanted = self._settings(database)
         if not faults and before == wanted:
             return None
         if write:
-            lines = "".join(f"{name}={value}\n" for name, value in wanted.items())
-            write_private(
-                self.world.authority.folder / "service.env",
-                f"# The settings of `rosey-storage serve`, written by `rosey-storage apply`.\n{lines}",
-            )
+            write_service_settings(self.world.authority, wanted)
         told = [f"close {fault}" if fault.endswith("everybody") else fault for fault in faults]
         if before != wanted:
             told.append("service.env")
         verb = "change" if before else "make"
         return Change(owner=OWNER, part="service", verb=verb, detail=", ".join(told))  # type: ignore[arg-type]
 
+    def _seen_from_here(self, database: str) -> str:
+        """Return the row service's URL of the database as this command reaches it."""
+        if self.service.database is None or self.database is None:
+            return database
+        members = conninfo_to_dict(self.database)
+        return moved(database, f"{members.get('host') or 'localhost'}:{members.get('port') or 5432}")
+
     def _settings(self, database: str | None) -> dict[str, str]:
         authority = self.world.authority
         settings = {
-            "ROSEY_STORAGE_URL": self.url,
-            "ROSEY_STORAGE_CREDENTIALS": str(authority.service_credentials),
-            "ROSEY_STORAGE_PLUGINS": str(self.plugins),
+            "ROSEY_STORAGE_URL": self.service.url or self.url,
+            "ROSEY_STORAGE_CREDENTIALS": self.service.credentials or str(authority.service_credentials),
+            "ROSEY_STORAGE_PLUGINS": self.service.plugins or str(self.plugins),
+            **self.tls,
         }
         if authority.subject != DEFAULT_SUBJECT_ROOT:
             settings["ROSEY_STORAGE_SUBJECT"] = authority.subject

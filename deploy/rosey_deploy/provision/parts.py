@@ -30,6 +30,7 @@ from rosey_deploy.provision.users import (
     plugin_permissions,
     read_credentials,
 )
+from rosey_kvstore.connection import TlsFiles
 from rosey_kvstore.errors import InvalidRequest, NotProvisioned
 from rosey_rowstore.plugins import Plugin
 from rosey_rowstore.protocol import owned_name
@@ -68,6 +69,7 @@ class World:
         contexts: Contexts of the `nats` tool, None where none are wanted.
         replicas: How many servers hold a bucket; None for as many as now, 1 for a new one.
         timeout: Seconds that one request to a server may take.
+        tls: The files by which NATS is reached.
         accounts: By name; kept up with what is pushed.
     """
 
@@ -78,6 +80,7 @@ class World:
     contexts: Contexts | None = None
     replicas: int | None = None
     timeout: float = 10.0
+    tls: TlsFiles | None = None
     accounts: dict[str, Account] = field(factory=dict)
     connections: asyncio.Semaphore = field(factory=lambda: asyncio.Semaphore(16))
 
@@ -291,7 +294,9 @@ class BucketPart:
             return new
         async with (
             world.connections,
-            Bucket.open(world.servers, credentials, plugin.name, timeout=world.timeout) as bucket,
+            Bucket.open(
+                world.servers, credentials, plugin.name, tls=world.tls, timeout=world.timeout
+            ) as bucket,
         ):
             found = await bucket.state()
             if found is None:

@@ -15,8 +15,10 @@ from rosey_deploy.provision.contexts import Contexts
 from rosey_deploy.provision.files import hold
 from rosey_deploy.provision.installation import OWNER, Installation
 from rosey_deploy.provision.parts import PLUGIN_PARTS, Change, World
+from rosey_deploy.provision.places import ServicePlaces
 from rosey_deploy.provision.resolver import Resolver
 from rosey_deploy.provision.rows import open_rows
+from rosey_kvstore.connection import TlsFiles
 from rosey_kvstore.errors import InvalidRequest, StorageError
 from rosey_rowstore.plugins import Plugin, Plugins
 from rosey_rowstore.protocol import DEFAULT_SUBJECT_ROOT, Fault
@@ -41,6 +43,8 @@ class Target:
         contexts: Where contexts of the `nats` tool go; None for none.
         replicas: How many servers hold a bucket; None for as many as now.
         timeout: Seconds that one request to NATS may take.
+        service: What row services see otherwise.
+        tls: The private certificate authority, and the own certificate, by which NATS is reached.
     """
 
     data: Path
@@ -51,6 +55,8 @@ class Target:
     contexts: Path | None = None
     replicas: int | None = None
     timeout: float = 10.0
+    service: ServicePlaces = field(factory=ServicePlaces)
+    tls: TlsFiles | None = None
 
 
 @frozen(kw_only=True)
@@ -91,16 +97,19 @@ async def opened(target: Target, *, write: bool) -> AsyncIterator[World]:
             stack.enter_context(hold(folder))
             if authority.service_fault():
                 authority.mend_files()  # the way in itself
-        resolver = await Resolver.open(servers, authority.operator_credentials, timeout=target.timeout)
+        resolver = await Resolver.open(
+            servers, authority.operator_credentials, tls=target.tls, timeout=target.timeout
+        )
         stack.push_async_callback(resolver.close)
         world = World(
             authority=authority,
             servers=servers,
             resolver=resolver,
             rows=await stack.enter_async_context(open_rows(target.database)),
-            contexts=None if target.contexts is None else Contexts(target.contexts, target.url),
+            contexts=None if target.contexts is None else Contexts(target.contexts, target.url, target.tls),
             replicas=target.replicas,
             timeout=target.timeout,
+            tls=target.tls,
         )
         await world.read_accounts()
         yield world
@@ -125,7 +134,15 @@ async def reconcile(target: Target, *, write: bool, told: Told = _silent) -> Out
     _check(target, plugins)
     async with opened(target, write=write) as world:
         path = target.plugins.path or Path("plugins.toml")
-        changes = await Installation(world=world, url=target.url, plugins=path).settle(write=write)
+        installation = Installation(
+            world=world,
+            url=target.url,
+            plugins=path,
+            service=target.service,
+            database=target.database,
+            tls={} if target.tls is None else target.tls.variables(),
+        )
+        changes = await installation.settle(write=write)
         told(OWNER, changes)
         if world.rows is not None:
             await world.rows.look([plugin for plugin in plugins if plugin.rows])

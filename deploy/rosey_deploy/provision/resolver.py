@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from rosey_deploy.provision.accounts import Account
 from rosey_deploy.provision.jwt import encode
 from rosey_deploy.provision.keys import Key
-from rosey_kvstore.connection import Connection, NoResponders
+from rosey_kvstore.connection import Connection, NoResponders, TlsFiles
 from rosey_kvstore.errors import InternalError, PermissionDenied, Unavailable
 
 __all__ = ["Resolver"]
@@ -27,7 +27,9 @@ class Resolver:
         self._timeout = timeout
 
     @classmethod
-    async def open(cls, servers: Sequence[str], credentials: Path, *, timeout: float) -> Self:
+    async def open(
+        cls, servers: Sequence[str], credentials: Path, *, tls: TlsFiles | None = None, timeout: float
+    ) -> Self:
         """Connect.
 
         Raises:
@@ -36,7 +38,7 @@ class Resolver:
         """
         try:
             connection = await Connection.open(
-                servers, credentials=credentials, name="rosey-storage", timeout=timeout
+                servers, credentials=credentials, tls=tls, name="rosey-storage", timeout=timeout
             )
         except PermissionDenied as error:
             raise PermissionDenied(

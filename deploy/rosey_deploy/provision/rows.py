@@ -8,12 +8,12 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
-from urllib.parse import quote, urlencode
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
 
+from rosey_deploy.provision.places import database_url
 from rosey_kvstore.errors import InvalidRequest, PermissionDenied, Unavailable
 from rosey_rowstore.databases.postgres import inspection, lockdown, logins, removal
 from rosey_rowstore.databases.postgres.export import copy_tables
@@ -151,11 +151,11 @@ class PostgresRows:
 
     async def provision_installation(self, service_url: str | None) -> str:
         """See `Rows`."""
-        if service_url is None or not await self._works(service_url):
+        # The password of the settings stays where it can: running services, and those that wait for their
+        # login, have it already.
+        if service_url is None or (password := self._known_password(service_url)) is None:
             password = secrets.token_urlsafe(24)
             service_url = _with_login(self._url, logins.SERVICE_ROLE, password)
-        else:
-            password = str(conninfo_to_dict(service_url)["password"])
         async with self._turn:
             with _translated():
                 await lockdown.make_service_login(self._connection, password)
@@ -164,9 +164,7 @@ class PostgresRows:
 
     async def _works(self, service_url: str) -> bool:
         """Whether row services can connect by this URL, to this very database."""
-        wanted = conninfo_to_dict(_with_login(self._url, logins.SERVICE_ROLE, ""))
-        found = conninfo_to_dict(service_url)
-        if {**wanted, "password": None} != {**found, "password": None}:
+        if self._known_password(service_url) is None:
             return False
         try:
             connection = await AsyncConnection.connect(
@@ -181,6 +179,14 @@ class PostgresRows:
         finally:
             await connection.close()
         return True
+
+    def _known_password(self, service_url: str) -> str | None:
+        """Return the password of a URL of the row service; None when it is that of another database."""
+        wanted = conninfo_to_dict(_with_login(self._url, logins.SERVICE_ROLE, ""))
+        found = conninfo_to_dict(service_url)
+        password = found.get("password")
+        same = {**wanted, "password": None} == {**found, "password": None}
+        return str(password) if same and password else None
 
     async def known(self) -> list[str]:
         """See `Rows`."""
@@ -268,7 +274,4 @@ class SqliteRows:
 def _with_login(url: str, user: str, password: str) -> str:
     """Return a Postgres URL with another login; what else it says stays."""
     members = {name: str(value) for name, value in conninfo_to_dict(url).items() if value is not None}
-    members.pop("user", None), members.pop("password", None)
-    database = quote(members.pop("dbname", "postgres"), safe="")
-    query = urlencode(members, quote_via=quote, safe="")
-    return f"postgresql://{user}:{quote(password, safe='')}@/{database}" + (f"?{query}" if query else "")
+    return database_url({**members, "user": user, "password": password})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from attrs import frozen
 
@@ -23,6 +25,9 @@ class ServerOptions:
         name: The server's name in a cluster, and in its log.
         certificate, key: TLS for clients, as PEM files; both or none.
         authority: The certificates by which clients are verified as well; None for none.
+        monitor: Where the server answers `/healthz` and its other probes, as `127.0.0.1:8222`.
+        routes: `HOST:PORT` of every server of a cluster, this one included; none for a single server.
+        route_password: By which the servers of the cluster know each other.
     """
 
     host: str = "127.0.0.1"
@@ -32,6 +37,9 @@ class ServerOptions:
     certificate: Path | None = None
     key: Path | None = None
     authority: Path | None = None
+    monitor: str | None = None
+    routes: Sequence[str] = ()
+    route_password: str = ""
 
     def check(self) -> None:
         """Raise `InvalidRequest` for certificates that are not there, or half given."""
@@ -42,20 +50,29 @@ class ServerOptions:
         for path in (self.certificate, self.key, self.authority):
             if path is not None and not path.is_file():
                 raise InvalidRequest(f"There is no file {path}.", hint="TLS takes PEM files.")
+        for route in self.routes:
+            host, _, port = route.rpartition(":")
+            if not (host and port.isdigit() and 0 < int(port) < 65536):
+                raise InvalidRequest(f"{route!r} is no route.", path="--route", hint="As nats-1:6222.")
+        if self.routes and len(self.routes) < 3:
+            raise InvalidRequest(
+                "A cluster has three servers at least: two cannot tell which of them is cut off.",
+                path="--route",
+                hint="Give --route once for each, this one included.",
+            )
 
 
 def server_config(authority: Authority, options: ServerOptions) -> str:
-    """Return the text of the configuration; it holds no secret."""
+    """Return the text of the configuration; for a cluster it holds a password, otherwise no secret."""
     trust = authority.trust(options.store / "accounts")
     resolver = trust["resolver"]
     preload = "\n".join(f"  {key}: {token}" for key, token in trust["resolver_preload"].items())
     return f"""\
-# nats-server for Rosey's plugin storage, written by `rosey-storage init`. It holds no secret.
-#   nats-server --config {options.store.parent / "nats-server.conf"}
+# nats-server for Rosey's plugin storage, written by `rosey-storage init`. {_secrecy(options)}
 
 server_name: {json.dumps(options.name)}
 listen: {json.dumps(f"{options.host}:{options.port}")}
-{_tls(options)}
+{_monitor(options)}{_tls(options)}{_cluster(options)}
 jetstream {{
   store_dir: {json.dumps(str(options.store))}
   # Every write is on the disk before it is acknowledged. The server's own two minutes are faster,
@@ -81,6 +98,33 @@ resolver_preload {{
 """
 
 
+def _secrecy(options: ServerOptions) -> str:
+    return "It holds the routes' password." if options.routes else "It holds no secret."
+
+
+def _monitor(options: ServerOptions) -> str:
+    return "" if options.monitor is None else f"http: {json.dumps(options.monitor)}\n"
+
+
+def _cluster(options: ServerOptions) -> str:
+    if not options.routes:
+        return ""
+    port = options.routes[0].rpartition(":")[2]
+    routes = "\n".join(f"    {json.dumps(_route(options.route_password, route))}" for route in options.routes)
+    return f"""
+cluster {{
+  name: rosey
+  listen: {json.dumps(f"{options.host}:{port}")}
+  authorization {{ user: rosey, password: {json.dumps(options.route_password)} }}
+  # Clients know every server from ROSEY_STORAGE_URL; addresses that only servers reach would mislead them.
+  no_advertise: true
+  routes: [
+{routes}
+  ]
+}}
+"""
+
+
 def _tls(options: ServerOptions) -> str:
     if options.certificate is None or options.key is None:
         return ""
@@ -91,3 +135,7 @@ def _tls(options: ServerOptions) -> str:
     if options.authority is not None:
         lines += [f"  ca_file: {json.dumps(str(options.authority.absolute()))}", "  verify: true"]
     return "\ntls {\n" + "\n".join(lines) + "\n}\n"
+
+
+def _route(password: str, route: str) -> str:
+    return f"nats://rosey:{quote(password, safe='')}@{route}"

@@ -56,6 +56,7 @@ def plugin_permissions(plugin: str, subject: str, *, kv: bool, inspector: bool) 
         f"$KV.{bucket}.>",
         f"{api}.STREAM.INFO.{stream}",
         f"{api}.STREAM.PURGE.{stream}",
+        f"{api}.STREAM.MSG.GET.{stream}",
         f"{api}.DIRECT.GET.{stream}",
         f"{api}.DIRECT.GET.{stream}.$KV.{bucket}.>",
         f"{api}.CONSUMER.CREATE.{stream}",

@@ -5,6 +5,7 @@ from rosey_kvstore.connection.client import Message, Reply
 from rosey_kvstore.connection.connection import Connection, Subscription
 from rosey_kvstore.connection.errors import Interrupted, NoResponders
 from rosey_kvstore.connection.headers import encode_headers
+from rosey_kvstore.connection.tls import TlsFiles
 
 __all__ = [
     "Batch",
@@ -14,5 +15,6 @@ __all__ = [
     "NoResponders",
     "Reply",
     "Subscription",
+    "TlsFiles",
     "encode_headers",
 ]

@@ -7,7 +7,7 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from nats import errors as nats_errors
@@ -16,6 +16,7 @@ from rosey_kvstore.connection.bulk import Batch
 from rosey_kvstore.connection.client import LONGEST_WAIT_REFUSED, FastClient, Message, Reply, timed_out
 from rosey_kvstore.connection.credentials import CredentialsFile, UnusableCredentialsError
 from rosey_kvstore.connection.headers import encode_headers
+from rosey_kvstore.connection.tls import TlsFiles
 from rosey_kvstore.errors import (
     InvalidRequest,
     PermissionDenied,
@@ -75,6 +76,7 @@ class Connection:
         servers: Sequence[str],
         *,
         credentials: Path | None = None,
+        tls: TlsFiles | None = None,
         name: str = "rosey",
         timeout: float = 5.0,
     ) -> Self:
@@ -83,6 +85,7 @@ class Connection:
         Args:
             servers: URLs as `nats://host:4222` or `tls://host:4222`, a user and password included or not.
             credentials: A NATS credentials file; it is read again at each reconnect.
+            tls: The files of a private certificate authority, or of the client's own certificate.
             name: What operators see as the name of the connection.
             timeout: Seconds until it gives up.
 
@@ -90,17 +93,21 @@ class Connection:
             Unavailable: No server answered in time.
             PermissionDenied: A server answered and takes no such credentials.
             QuotaExceeded: The plugin has as many connections as it may.
-            InvalidRequest: A URL cannot be read.
+            InvalidRequest: A URL or a file of `tls` cannot be read.
         """
         connection = cls(servers)
-        await connection._connect(credentials, name, timeout)
+        await connection._connect(credentials, tls, name, timeout)
         return connection
 
-    async def _connect(self, credentials: Path | None, name: str, timeout: float) -> None:
-        options = {}
+    async def _connect(
+        self, credentials: Path | None, tls: TlsFiles | None, name: str, timeout: float
+    ) -> None:
+        options: dict[str, Any] = {}
+        if tls is not None and (context := tls.context()) is not None:
+            options["tls"] = context
         if credentials is not None:
             self._credentials = CredentialsFile(credentials)
-            options = _credential_options(self._credentials)
+            options |= _credential_options(self._credentials)
         connecting = self._loop.create_task(self._connect_client(name, timeout, options))
         try:
             await asyncio.wait(
@@ -124,12 +131,10 @@ class Connection:
         reason = f": {self._last_error}" if self._last_error else ""
         raise Unavailable(
             f"NATS at {', '.join(self._shown)} did not answer within {timeout:g} s{reason}.",
-            hint="Is the server running, and the URL right?",
+            hint=_hint_for(self._last_error or ""),
         )
 
-    async def _connect_client(
-        self, name: str, timeout: float, options: Mapping[str, Callable[..., bytes]]
-    ) -> None:
+    async def _connect_client(self, name: str, timeout: float, options: Mapping[str, Any]) -> None:
         async def reconnected() -> None:
             self.connected()
 
@@ -146,7 +151,7 @@ class Connection:
             reconnect_time_wait=0,
             max_reconnect_attempts=-1,
             ping_interval=_PING_INTERVAL,
-            **options,  # type: ignore[arg-type] # the two callbacks of the credentials
+            **options,
         )
 
     # ── Requests ─────────────────────────────────────────────────────────────────────────────────
@@ -435,6 +440,17 @@ def _credential_options(file: CredentialsFile) -> dict[str, Callable[..., bytes]
     except UnusableCredentialsError as error:
         raise PermissionDenied(str(error), hint="ROSEY_STORAGE_CREDENTIALS names the file.") from error
     return {"user_jwt_cb": file.jwt, "signature_cb": file.sign}
+
+
+def _hint_for(reason: str) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return (
+            "ROSEY_STORAGE_TLS_CA names the authority that signed the server's certificate, which has to be"
+            " one for the host of the URL."
+        )
+    if "CERTIFICATE_REQUIRED" in reason or "BAD_CERTIFICATE" in reason:
+        return "The server asks for a certificate of the client's: ROSEY_STORAGE_TLS_CERT and _TLS_KEY."
+    return "Is the server running, and the URL right?"
 
 
 def _time_out(future: asyncio.Future[Reply], subject: str, timeout: float) -> None:

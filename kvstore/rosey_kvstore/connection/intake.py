@@ -38,6 +38,7 @@ class Intake(asyncio.Protocol):
         self._ended = False
         self._error: Exception | None = None
         self._news: asyncio.Future[None] | None = None
+        self._over_tls = False
 
     @classmethod
     async def begin(
@@ -54,6 +55,7 @@ class Intake(asyncio.Protocol):
         if not isinstance(former, asyncio.Protocol):
             return None
         intake = cls(parser, wanted, former)
+        intake._over_tls = socket.get_extra_info("sslcontext") is not None
         socket.set_protocol(intake)
         # Nothing more comes to the reader; its end makes it hand out what it still has.
         reader.feed_eof()
@@ -112,7 +114,9 @@ class Intake(asyncio.Protocol):
         """Note that nothing more comes."""
         self._ended = True
         self._wake()
-        return self._former.eof_received()
+        kept_open = self._former.eof_received()
+        # The former protocol saw no TLS begin, and would keep open what TLS cannot keep open.
+        return None if self._over_tls else kept_open
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that the connection is gone."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rosey_kvstore.connection import Connection, Interrupted, NoResponders, Reply
-from rosey_kvstore.errors import InternalError, Unavailable
+from rosey_kvstore.errors import InternalError, StorageTimeout, Unavailable
 from rosey_kvstore.jetstream.faults import WRONG_REVISION, WrongRevisionError, fault_of
 
 __all__ = ["Api"]
 
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
+_LOOK = 0.5
 
 
 class Api:
@@ -27,6 +29,8 @@ class Api:
         self.prefix = f"$KV.{bucket}."
         self.direct = f"$JS.API.DIRECT.GET.{self.stream}"
         self.timeout = timeout
+        # Several servers hold the bucket: a direct get may be answered by one that is a moment behind.
+        self.replicated = False
         # Awaited when nobody answers; raises where there is no bucket.
         self.missing: Callable[[], Any] | None = None
 
@@ -82,7 +86,10 @@ class Api:
         give_up, pause = loop.time() + self.timeout, _FIRST_PAUSE
         while (left := give_up - loop.time()) > 0:
             if missing is not None:
-                await missing()
+                # Without a leader nobody answers that either: a look, and the call itself again.
+                with contextlib.suppress(TimeoutError, StorageTimeout):
+                    async with asyncio.timeout(min(left, _LOOK)):
+                        await missing()
             try:
                 return await self.connection.request_raw(subject, payload, block, left)
             except NoResponders:
@@ -117,7 +124,7 @@ def _answer(data: bytes) -> dict[str, Any]:
     except (ValueError, AttributeError) as failure:
         raise InternalError("JetStream's answer cannot be read.") from failure
     if error:
-        if error.get("err_code") == WRONG_REVISION:
+        if error.get("err_code") in WRONG_REVISION:
             raise WrongRevisionError
         raise fault_of(error)
     found: dict[str, Any] = answer

@@ -25,6 +25,7 @@ from rosey_kvstore.jetstream.bucket import check_stream, limits_of, stream_confi
 from rosey_kvstore.jetstream.faults import WrongRevisionError
 from rosey_kvstore.jetstream.feed import JetStreamFeed
 from rosey_kvstore.jetstream.items import items_of, values_of
+from rosey_kvstore.jetstream.leader import OwnWrites, last_at_leader
 from rosey_kvstore.jetstream.listing import EDGE_DOTS, Listing
 from rosey_kvstore.jetstream.messages import (
     EXPIRES,
@@ -86,6 +87,7 @@ class JetStreamBackend:
             self.api, self._listing, self._room, reach=self._reach, history=lambda: self._limits.history
         )
         self._batches = BatchWriter(self.api)
+        self._own = OwnWrites(self.api)
         self._feeds: set[JetStreamFeed] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -123,6 +125,7 @@ class JetStreamBackend:
         check_stream(info["config"])
         self._listing.begin_with(info)
         self._limits = limits_of(info["config"])
+        self.api.replicated = self._limits.replicas > 1
         if "ts" in info:
             self._clock_ahead = dt.datetime.now(dt.UTC) - moment(info["ts"])
 
@@ -168,13 +171,18 @@ class JetStreamBackend:
         """Return the bytes of the live value."""
         if self._closed:
             self._check_open()
-        subject = self._direct + encode_key(key)
+        tail = encode_key(key)
+        subject = self._direct + tail
         try:
             reply = await self._connection.request_raw(subject, b"", None, self._timeout)
         except (NoResponders, Interrupted):
             reply = await self.api.read(subject)
         block = reply.block
-        return None if _missing(block) or is_dead(block) else reply.data
+        missing = _missing(block)
+        if self.api.replicated and self._own.is_older(tail, 0 if missing else sequence_of(block or b"")):
+            found = await self._own.newer(tail)
+            return None if found is None or is_dead(found[1]) else found[0]
+        return None if missing or is_dead(block) else reply.data
 
     async def get(self, key: str) -> Stored | None:
         """Return the live value."""
@@ -189,7 +197,20 @@ class JetStreamBackend:
     async def _last(self, tail: str) -> tuple[bytes, bytes] | None:
         """Return data and header block of a key's last message, a marker included."""
         reply = await self.api.read(self._direct + tail)
-        return None if _missing(reply.block) else (reply.data, reply.block or b"")
+        found = None if _missing(reply.block) else (reply.data, reply.block or b"")
+        if self.api.replicated and self._own.is_older(tail, 0 if found is None else sequence_of(found[1])):
+            return await self._own.newer(tail)
+        return found
+
+    async def _surely_last(self, tail: str) -> tuple[bytes, bytes] | None:
+        """Do what `_last` does, with the leader's word: for what is compared and set."""
+        return await (last_at_leader(self.api, tail) if self.api.replicated else self._last(tail))
+
+    def _wrote(self, tail: str, revision: int) -> None:
+        """Note a live value of our own."""
+        self._remember(revision)
+        if self.api.replicated:
+            self._own.note(tail, revision)
 
     def _remember(self, revision: int) -> None:
         live = self._live
@@ -211,7 +232,7 @@ class JetStreamBackend:
             revision = revision_of(reply)
         except (NoResponders, QuotaExceeded):
             revision = await self._writer.write(tail, data, block)
-        self._remember(revision)
+        self._wrote(tail, revision)
         return revision
 
     async def create(self, key: str, data: bytes, ttl: int | None) -> int:
@@ -222,12 +243,12 @@ class JetStreamBackend:
             try:
                 revision = await self._writer.swap(tail, data, lines, expected)
             except WrongRevisionError:
-                last = await self._last(tail)
+                last = await self._surely_last(tail)
                 if last is not None and not is_dead(last[1]):
                     raise KeyExists(f"{key!r} has a value already.") from None
                 expected = 0 if last is None else sequence_of(last[1])
             else:
-                self._remember(revision)
+                self._wrote(tail, revision)
                 return revision
 
     async def update(
@@ -237,14 +258,14 @@ class JetStreamBackend:
         tail = await self._tail(key)
         if revision not in self._live:
             # A marker's revision, known from a history, would pass the server's comparison.
-            stored = await self.get(key)
-            if stored is None or stored.revision != revision:
+            last = await self._surely_last(tail)
+            if last is None or is_dead(last[1]) or sequence_of(last[1]) != revision:
                 raise _mismatch(key, revision)
         try:
             written = await self._writer.swap(tail, data, self._lines(key, ttl, revision, expires), revision)
         except WrongRevisionError:
             raise _mismatch(key, revision) from None
-        self._remember(written)
+        self._wrote(tail, written)
         return written
 
     def _lines(self, key: str, ttl: int | None, revision: int, expires: dt.datetime | None) -> bytes:
@@ -260,14 +281,18 @@ class JetStreamBackend:
         """Delete; return whether a live value was there."""
         tail = await self._tail(key)
         while True:
-            last = await self._last(tail)
+            last = await self._surely_last(tail)
             if last is None or is_dead(last[1]):
                 return False
             try:
-                await self._writer.mark_deleted(tail, sequence_of(last[1]))
+                await self._mark_deleted(tail, sequence_of(last[1]))
             except WrongRevisionError:
                 continue  # written meanwhile: that value is the one to delete
             return True
+
+    async def _mark_deleted(self, tail: str, revision: int) -> None:
+        await self._writer.mark_deleted(tail, revision)
+        self._own.note(tail, revision + 1)
 
     async def _tail(self, key: str) -> str:
         if self._closed:
@@ -289,7 +314,14 @@ class JetStreamBackend:
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, Stored]:
         """Return the live ones of `keys`."""
         self._check_open()
-        return await values_of(self.api, keys)
+        found = dict(await values_of(self.api, keys))
+        if self.api.replicated:
+            for key in keys:
+                if self._own.is_older(encode_key(key), found[key].revision if key in found else 0):
+                    found.pop(key, None)
+                    if (stored := await self.get(key)) is not None:
+                        found[key] = stored
+        return found
 
     async def put_many(self, items: Sequence[tuple[str, bytes]], ttl: int | None) -> Mapping[str, int]:
         """Write all or none."""
@@ -304,6 +336,8 @@ class JetStreamBackend:
             if not await self._room.make(turn):
                 raise
             first = await self._put_batch(tails, ttl)
+        for number, (tail, _) in enumerate(tails):
+            self._own.note(tail, first + number)
         return {key: first + number for number, (key, _) in enumerate(items)}
 
     async def _put_batch(self, tails: Sequence[tuple[str, bytes]], ttl: int | None) -> int:
@@ -331,7 +365,7 @@ class JetStreamBackend:
         async def delete(stored: Stored) -> bool:
             async with turns:
                 try:
-                    await self._writer.mark_deleted(encode_key(stored.key), stored.revision)
+                    await self._mark_deleted(encode_key(stored.key), stored.revision)
                 except WrongRevisionError:
                     return await self.delete(stored.key)
                 return True

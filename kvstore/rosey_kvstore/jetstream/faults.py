@@ -20,7 +20,8 @@ from rosey_kvstore.errors import (
 __all__ = ["NO_STREAM", "WRONG_REVISION", "WrongRevisionError", "fault_of"]
 
 NO_STREAM = 10059
-WRONG_REVISION = 10071
+# On several servers the second: another write of the key is on its way through them.
+WRONG_REVISION = (10071, 10164)
 
 _Make = Callable[[str], StorageError]
 

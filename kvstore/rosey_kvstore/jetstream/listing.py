@@ -19,7 +19,8 @@ from rosey_kvstore.connection import Batch
 from rosey_kvstore.jetstream.api import Api
 from rosey_kvstore.jetstream.messages import DEAD_HEADERS, is_dead, sequence_of
 from rosey_kvstore.jetstream.messages import field as header
-from rosey_kvstore.jetstream.reading import last_of, messages_of
+from rosey_kvstore.jetstream.push import place_of_reply
+from rosey_kvstore.jetstream.reading import last_of, messages_until
 from rosey_kvstore.jetstream.scan import scan
 from rosey_kvstore.keys import decode_keys, filter_tokens
 
@@ -56,10 +57,13 @@ class _View:
     whole: bool = True  # nothing was written or removed while it was read
     passing: bool = False  # a delete marker has a TTL of its own: what it hides comes back by itself
     keys: list[str] | None = None
+    newest: int = 0  # the last revision that a server pushed
 
     def take(self, batch: Batch) -> None:
         """Take many messages into account."""
         self.keys = None
+        if batch.reply:  # known of most; what is read again then does no harm
+            self.newest = max(self.newest, place_of_reply(batch.reply)[0])
         tails = batch.tails
         self.subjects.update(zip(tails, decode_keys(tails), strict=True))
         if batch.mention(*DEAD_HEADERS):
@@ -187,7 +191,7 @@ class Listing:
             view.upto = max(view.upto, sequence_of(block))
 
         if last > view.upto:
-            await messages_of(self._api, tail, take, start=view.upto + 1)
+            await messages_until(self._api, tail, take, lambda: view.upto, last)
             view.upto = max(view.upto, last)
 
     async def _subjects(self, tail: str) -> dict[bytes, str | None]:
@@ -210,7 +214,7 @@ class Listing:
         keys = int(state.get("num_subjects") or 0)
         average = float(state["bytes"]) / max(messages, 1)
         view = _View(upto=last, state=_figures(info), read_at=asyncio.get_running_loop().time())
-        if tail != ">":
+        if tail != ">" and not self._api.replicated:
             few = await self._subjects(tail)
             if len(few) <= _FEW and len(few) * average <= _SMALL:
                 view.subjects = few
@@ -228,6 +232,9 @@ class Listing:
             headers_only=average > _SMALL_VALUE,
             older_too=tail == ">" and messages <= keys * _HARDLY_ANY,
         )
+        if self._api.replicated:
+            # The server that pushed them may be a moment behind: what it had counts, and no more.
+            view.upto, view.whole = view.newest, False
         return view
 
 

@@ -11,13 +11,15 @@ from rosey_kvstore.connection import Interrupted
 from rosey_kvstore.connection.headers import status_of
 from rosey_kvstore.errors import InternalError
 from rosey_kvstore.jetstream.api import Api
+from rosey_kvstore.jetstream.leader import next_at_leader
 from rosey_kvstore.jetstream.messages import field, place_of
 
-__all__ = ["last_of", "messages_of"]
+__all__ = ["last_of", "messages_of", "messages_until"]
 
 # The server answers for at most 1,024 subjects; a part is well below what a message may hold.
 _PART: Final = 250
 _AT_ONCE: Final = 4
+_BEHIND: Final = 0.01
 
 Take = Callable[[str, bytes, bytes], None]
 
@@ -36,6 +38,18 @@ async def last_of(api: Api, tails: Sequence[str], take: Take) -> None:
 async def messages_of(api: Api, subject_tail: str, take: Take, *, start: int = 1, most: int = 1000) -> None:
     """Give the messages of a subject or wildcard, from sequence `start`, in order; `most` at a time."""
     await _all(api, {"next_by_subj": api.prefix + subject_tail, "seq": start, "batch": most}, take)
+
+
+async def messages_until(api: Api, subject_tail: str, take: Take, upto: Callable[[], int], last: int) -> None:
+    """Give every message after `upto()` to `take`, which moves it on, up to `last` at least.
+
+    `last` is the leader's; a server that is a moment behind is asked again until it has what the leader has.
+    """
+    while True:
+        await messages_of(api, subject_tail, take, start=upto() + 1)
+        if not api.replicated or upto() >= last or not await next_at_leader(api, subject_tail, upto() + 1):
+            return
+        await asyncio.sleep(_BEHIND)
 
 
 def _parts(tails: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -10,6 +10,7 @@ from rosey_kvstore.connection import Interrupted
 from rosey_kvstore.errors import QuotaExceeded
 from rosey_kvstore.jetstream.api import Api, revision_of
 from rosey_kvstore.jetstream.faults import WrongRevisionError
+from rosey_kvstore.jetstream.leader import last_at_leader
 from rosey_kvstore.jetstream.listing import Listing
 from rosey_kvstore.jetstream.messages import TOKEN, block_of, field, sequence_of
 from rosey_kvstore.jetstream.reading import messages_of
@@ -93,6 +94,12 @@ class Writer:
             WrongRevisionError: Someone else has written the key.
             Interrupted: It cannot be told any more.
         """
+        if self._api.replicated:
+            last = await last_at_leader(self._api, tail)
+            if last is not None and field(last[1], TOKEN.encode()) == token:
+                return sequence_of(last[1])
+            if (0 if last is None else sequence_of(last[1])) == expected:
+                return None
         found: list[tuple[int, bytes]] = []
 
         def take(_: str, __: bytes, block: bytes) -> None:
@@ -102,7 +109,7 @@ class Writer:
         for revision, block in found:
             if field(block, TOKEN.encode()) == token:
                 return revision
-        if (found[-1][0] if found else 0) == expected:
+        if (found[-1][0] if found else 0) == expected and not self._api.replicated:
             return None
         if len(found) >= self._history() or any(field(block, b"Nats-Rollup") for _, block in found):
             raise Interrupted(

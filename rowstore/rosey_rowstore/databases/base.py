@@ -169,6 +169,9 @@ class Database(Protocol):
     async def open(self) -> None:
         """Reach the database; `unavailable` when it is away, and the next request tries again."""
 
+    def trouble(self) -> str | None:
+        """Return why the database cannot be reached now, None when it can; from what is known, at once."""
+
     async def close(self) -> None:
         """Answer what runs and waits, then let go of every connection."""
 

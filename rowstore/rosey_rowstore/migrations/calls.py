@@ -18,7 +18,7 @@ __all__ = ["MigrationCalls"]
 
 log = logging.getLogger("rosey_rowstore.migrations")
 
-_CLOSING_SECONDS: Final = 3.0
+_CLOSING_SECONDS: Final = 1.0
 
 
 class MigrationCalls:

@@ -68,7 +68,12 @@ class _PostgresSession:
             return
         async with self.connection.transaction():
             await self.connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", (LOCK_SPACE,))
-            for statement in (f"CREATE SCHEMA IF NOT EXISTS {PRIVATE_SCHEMA}", *RECORDS_DDL):
+            found = await self.connection.execute("SELECT to_regnamespace(%s)", (PRIVATE_SCHEMA,))
+            if await found.fetchone() == (None,):
+                # Not IF NOT EXISTS: that asks for the right to make schemas even where it makes none, and
+                # in production the service's login has it not; `apply` made the schema there.
+                await self.connection.execute(f"CREATE SCHEMA {PRIVATE_SCHEMA}".encode())
+            for statement in RECORDS_DDL:
                 await self.connection.execute(self._worded(statement))
             await self.connection.execute(self._worded("REVOKE ALL ON {runs}, {steps} FROM PUBLIC"))
 

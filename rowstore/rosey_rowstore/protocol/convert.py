@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin
 
 import attrs
 from cattrs import Converter
@@ -273,7 +273,7 @@ def _structure_plain(body: Mapping[str, Any], kind: type[T]) -> T | None:
                 continue
             return None
         if plain.held is not None:
-            for item in value:
+            for item in cast("Iterable[object]", value):
                 if type(item) is not plain.held:
                     return None
     return kind(**body) if needed <= body.keys() else None

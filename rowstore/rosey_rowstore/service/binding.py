@@ -27,6 +27,8 @@ __all__ = ["QUEUE_GROUP", "Binding", "Handler"]
 QUEUE_GROUP: Final = "rowstore"
 _AREAS: Final = ("rows", "tables", "migrations")
 _MOST_KEPT: Final = 1024
+_CANCEL_SECONDS: Final = 0.5
+"""How long what was abandoned has to end; its callers have their answers already."""
 _SHORT_BLOCK: Final = 128
 
 Kept = TypeVar("Kept")
@@ -112,7 +114,8 @@ class Binding:
         tasks = [request.task for request in self._open if request.task is not None]
         for request in list(self._open):
             request.abandon()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
         return unanswered
 
     def _receive(self, subject: bytes, reply: bytes, payload: bytes, block: bytes | None) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,14 +57,23 @@ class ServiceConnection(Client):
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._told = ""
+        self._refused = ""
         self._loop = asyncio.get_running_loop()
 
-    async def open(self, servers: Sequence[str], *, credentials: Path | None, name: str) -> None:
+    async def open(
+        self,
+        servers: Sequence[str],
+        *,
+        credentials: Path | None,
+        name: str,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Connect, however long it takes; each new reason why not is logged once."""
         await self.connect(
             servers=list(servers),
             name=name,
             user_credentials=None if credentials is None else str(credentials),
+            **({} if tls is None else {"tls": tls}),  # type: ignore[arg-type] # no tls is another than None
             connect_timeout=2,
             reconnect_time_wait=_RECONNECT_SECONDS,  # type: ignore[arg-type] # nats-py sleeps that long
             max_reconnect_attempts=-1,
@@ -74,6 +84,18 @@ class ServiceConnection(Client):
         )
         self._told = ""
         _log.info("connected", extra={"server": self._shown()})
+
+    def trouble(self) -> str | None:
+        """Return why no request would arrive now, None when one would."""
+        if not self.is_connected:
+            return "NATS does not answer."
+        return self._refused or None
+
+    async def settle(self) -> None:
+        """Return once the server has taken what was sent, subscriptions above all, or is away."""
+        await asyncio.sleep(0)  # a PING overtakes what waits for the end of this turn
+        with contextlib.suppress(nats_errors.Error, OSError):
+            await self.flush(timeout=2)
 
     def subscribe_group(self, subject: str, queue: str, receive: Receive) -> None:
         """Call `receive(subject, reply, payload, headers)` for each message that the group gives us.
@@ -92,9 +114,7 @@ class ServiceConnection(Client):
             self._subs.pop(sid, None)  # a reconnect must not subscribe again
             self._send(command.unsub_cmd(sid, 0))
         if self.is_connected:
-            await asyncio.sleep(0)  # a PING overtakes what waits for the end of this turn
-            with contextlib.suppress(nats_errors.Error, OSError):  # then nothing more comes anyway
-                await self.flush(timeout=2)
+            await self.settle()  # when that fails nothing more comes anyway
         self._direct.clear()
 
     async def part(self) -> None:
@@ -224,6 +244,8 @@ class ServiceConnection(Client):
         """Take an error of the server; nats-py would close for good where a reconnect may heal."""
         error = nats_errors.Error(f"nats: {err_msg}")
         await self._failed(error)
+        if "permissions violation for subscription" in err_msg:
+            self._refused = "NATS refuses the service's subscriptions: its credentials do not allow them."
         if not any(known in err_msg for known in _GOES_ON):
             await self._process_op_err(error)
 
@@ -250,6 +272,7 @@ class ServiceConnection(Client):
 
     async def _lost(self) -> None:
         self._out.clear()
+        self._refused = ""  # the next connection tells it anew
         if not self.is_closed:
             _log.warning("connection lost, reconnecting", extra={"server": self._shown()})
 
@@ -261,8 +284,8 @@ class ServiceConnection(Client):
         self._held_bytes = 0
 
     def _shown(self) -> str:
-        server = self._current_server
-        return f"{server.uri.hostname}:{server.uri.port}" if server else ""
+        servers = [self._current_server] if self._current_server else self._server_pool
+        return ",".join(f"{server.uri.hostname}:{server.uri.port}" for server in servers)
 
 
 def parse_headers(block: bytes | None) -> dict[str, str] | None:

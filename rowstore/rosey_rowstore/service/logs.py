@@ -1,4 +1,4 @@
-"""Log lines on stderr: one JSON object each in production, one readable line in development."""
+"""Log lines on stdout: one JSON object each in production, one readable line in development."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class _TextFormatter(logging.Formatter):
 
 
 def configure_logging(*, as_json: bool) -> None:
-    """Send everything from INFO up to stderr; called once, by the process."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Send everything from INFO up to stdout; called once, by the process."""
+    handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_JsonFormatter() if as_json else _TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # nats-py tells its troubles to our callbacks as well.

@@ -16,16 +16,21 @@ from rosey_rowstore.live_plugins import LivePlugins
 from rosey_rowstore.migrations.sandbox import hide_process
 from rosey_rowstore.service.binding import Binding, Handler
 from rosey_rowstore.service.connection import ServiceConnection
+from rosey_rowstore.service.health import Health, answer_probes
 from rosey_rowstore.service.logs import configure_logging
+from rosey_rowstore.service.tls import tls_context
 from rosey_rowstore.settings import ServiceSettings
 
-__all__ = ["DRAIN_SECONDS", "Served", "run", "serve"]
+__all__ = ["DRAIN_SECONDS", "LEAVE_SECONDS", "Served", "run", "serve"]
 
-# Longer than a statement may take by default, and shorter than the ten seconds after which containers
-# are killed.
-DRAIN_SECONDS: Final = 8.0
+# Containers are killed after ten seconds. What was accepted has longer than a statement may take by default;
+# what is left of the ten is for the last answers, a migration's undoing and the connections.
+DRAIN_SECONDS: Final = 7.0
+_END_SECONDS: Final = 2.0
+LEAVE_SECONDS: Final = 9.5
+"""After so many seconds the process is gone, whatever hangs."""
 _FIRST_WAIT: Final = 0.25
-_LONGEST_WAIT: Final = 5.0
+_LONGEST_WAIT: Final = 1.0
 
 _log = logging.getLogger("rosey.rowstore.service")
 
@@ -36,6 +41,9 @@ class Served(Handler, Protocol):
     @property
     def events(self) -> Events:
         """What it tells of itself."""
+
+    def trouble(self) -> str | None:
+        """Return why the database cannot be reached now, None when it can."""
 
     async def open(self) -> None:
         """Reach the database; raises when it is away."""
@@ -81,22 +89,23 @@ def _new_loop_run(main: Coroutine[Any, Any, int]) -> int:
 async def serve(application: Served, plugins: LivePlugins, settings: ServiceSettings) -> int:
     """Serve `application` until a signal asks to stop; return the exit status."""
     stop = asyncio.Event()
+    tls = tls_context(settings)
+    health = Health(application)
     with _stopping(stop):
-        opened = await _unless(stop, _open(application))
-        if opened:
-            connection = ServiceConnection()
-            connected = await _unless(
-                stop,
-                connection.open(settings.servers, credentials=settings.credentials, name="rowstore"),
-            )
-            if connected:
-                await _serve_on(connection, application, plugins, settings, stop)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5):
-                    await connection.part()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                await application.close()
+        async with answer_probes(settings.health, health):
+            if await _unless(stop, _open(application)):
+                connection = health.bus = ServiceConnection()
+                connected = await _unless(
+                    stop,
+                    connection.open(
+                        settings.servers, credentials=settings.credentials, name="rowstore", tls=tls
+                    ),
+                )
+                if connected:
+                    await _serve_on(connection, application, plugins, settings, stop, health=health)
+                health.stage = "draining"
+                await _in_time(connection.part())
+            await _in_time(application.close())
     _log.info("stopped")
     return 0
 
@@ -107,6 +116,8 @@ async def _serve_on(
     plugins: LivePlugins,
     settings: ServiceSettings,
     stop: asyncio.Event,
+    *,
+    health: Health,
 ) -> None:
     application.events.go_out_by(_publisher(connection, f"{settings.subject}.events."))
     binding = Binding(connection, application, plugins, subject=settings.subject, timeout=settings.timeout)
@@ -115,9 +126,12 @@ async def _serve_on(
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     binding.start()
+    await connection.settle()
+    health.stage = "serving"
     following = asyncio.create_task(plugins.follow(binding.limits_changed))
     _log.info("serving", extra={"subject": settings.subject, "pid": os.getpid()})
     await stop.wait()
+    health.stage = "draining"
     following.cancel()
     _log.info("draining", extra={"pending": binding.pending})
     if left := await binding.drain(DRAIN_SECONDS):
@@ -139,13 +153,24 @@ async def _open(application: Served) -> None:
         try:
             await application.open()
         except Exception as error:  # noqa: BLE001 - whatever it is, the database may be there in a moment
-            if (reason := str(error)) != told:
+            if (reason := _reason(error)) != told:
                 told = reason
                 _log.warning("the database is away: %s", reason)
             await asyncio.sleep(wait)
             wait = min(_LONGEST_WAIT, wait * 2)
         else:
             return
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error as one line; what the database said, where the error stands for that."""
+    return " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+
+
+async def _in_time(ending: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_END_SECONDS):
+            await ending
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
@@ -164,6 +189,12 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
         await asyncio.gather(doing, stopping, return_exceptions=True)
 
 
+def _give_up() -> None:
+    """Leave at once: something waits for a server that does not answer, and a kill would come next."""
+    _log.error("something did not end in time; leaving without it", extra={"seconds": LEAVE_SECONDS})
+    os._exit(1)
+
+
 @contextlib.contextmanager
 def _stopping(stop: asyncio.Event) -> Iterator[None]:
     """Set `stop` at the first SIGTERM or SIGINT; a second one ends the process at once."""
@@ -173,6 +204,7 @@ def _stopping(stop: asyncio.Event) -> Iterator[None]:
         if stop.is_set():
             os._exit(128 + number)
         stop.set()
+        loop.call_later(LEAVE_SECONDS, _give_up)
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     for number in numbers:

@@ -8,10 +8,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psycopg
 import pytest
+from attrs import frozen
 
 from rosey_deploy.stack.dev import DatabaseKind, DevOptions, DevStack
+from rosey_deploy.stack.nats import NatsServer
 from rosey_deploy.stack.postgres import postgres_binaries
+from support.servers import Embedded, Servers
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "quotes"
 
@@ -49,10 +53,41 @@ def started(folder: Path, database: DatabaseKind, plugins: Path | None = None) -
         yield stack
 
 
+@frozen
+class ContainerStack:
+    """What tests ask of a stack that they leave running."""
+
+    nats: NatsServer
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of a client."""
+        return {"ROSEY_STORAGE_URL": self.nats.url}
+
+
 @pytest.fixture(scope="session")
-def postgres_stack(tmp_path_factory: pytest.TempPathFactory, plugins_file: Path) -> Iterator[DevStack]:
+def postgres_stack(
+    request: pytest.FixtureRequest,
+    servers: Servers,
+    tmp_path_factory: pytest.TempPathFactory,
+    plugins_file: Path,
+) -> Iterator[DevStack | ContainerStack]:
     """NATS, Postgres and a row service, for tests that leave them running."""
-    yield from started(tmp_path_factory.mktemp("stack"), "postgres", plugins_file)
+    folder = tmp_path_factory.mktemp("stack")
+    if isinstance(servers, Embedded):
+        yield from started(folder, "postgres", plugins_file)
+        return
+    nats, postgres = request.getfixturevalue("nats_server"), request.getfixturevalue("postgres_server")
+    with psycopg.connect(postgres.dsn, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE stack")
+    service = servers.row_service(
+        folder / "service.log", url=nats.url, database=postgres.dsn_of("stack"), plugins=plugins_file
+    )
+    try:
+        service.start()
+        yield ContainerStack(nats)
+    finally:
+        servers.discard(service)
 
 
 @pytest.fixture(scope="session")

@@ -191,3 +191,10 @@ async def test_a_storage_closed_in_the_middle_ends_its_calls(own_stack: DevStack
         assert await watching is None
     for result in results:
         assert isinstance(result, dict | Unavailable), result
+
+
+async def test_the_timeout_is_that_of_keys_too(nats_server: NatsServer, plugin: str):
+    """ROSEY_STORAGE_TIMEOUT bounds every request of KV, as it bounds those of rows."""
+    async with Storage.connect(plugin, url=nats_server.url, timeout=1.5) as storage:
+        await storage.kv.set("a", 1)
+        assert storage._transport.backend.api.timeout == 1.5

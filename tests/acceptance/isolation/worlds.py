@@ -25,6 +25,7 @@ from rosey_kvstore.jetstream import stream_config
 from rosey_rowstore.application import Application
 from rosey_rowstore.plugins import Plugins
 from support.secure import Installation
+from support.servers import Servers
 
 SECRET = b'"the victim\'s secret"'
 MARK = b'"mallory was here"'
@@ -161,7 +162,7 @@ async def strong(installation: Installation, plugin: str, *, admin: bool) -> Wor
     return world
 
 
-def weak_server(folder: Path) -> NatsServer:
+def weak_server(servers: Servers, folder: Path) -> NatsServer:
     """A server with one account: for `shared` users with the lists of plugins, for `open` one without."""
     users: list[dict[str, Any]] = [
         {"user": "admin", "password": "a"},
@@ -176,7 +177,7 @@ def weak_server(folder: Path) -> NatsServer:
                 "permissions": {"publish": [*(listed.publish or ())], "subscribe": ["_INBOX.>"]},
             }
         )
-    return NatsServer(folder, settings={"accounts": {"APP": {"jetstream": "enabled", "users": users}}})
+    return servers.nats(folder, settings={"accounts": {"APP": {"jetstream": "enabled", "users": users}}})
 
 
 async def weak(server: NatsServer, kind: str) -> World:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from rosey_deploy.stack.nats import NatsServer
-from rosey_deploy.stack.service import RowService
 from rosey_storage import Storage
 from support.migrations import Folder
+from support.servers import Servers
 from support.services import launched
 
 COUNT = 'op.execute("INSERT INTO counts (n) VALUES ({n})")'
@@ -31,11 +31,13 @@ def folder(tmp_path: Path, plugin: str) -> Folder:
 
 
 @pytest.fixture
-def services(nats_server: NatsServer, database: str, folder: Folder, tmp_path: Path) -> Iterator[list[str]]:
+def services(
+    servers: Servers, nats_server: NatsServer, database: str, folder: Folder, tmp_path: Path
+) -> Iterator[list[str]]:
     """Three service processes on one database, each on subjects of its own, so that each gets its share."""
     roots = [f"{folder.plugin}s{number}" for number in range(3)]
     made = [
-        RowService(
+        servers.row_service(
             tmp_path / f"{root}.log",
             url=nats_server.url,
             database=database,

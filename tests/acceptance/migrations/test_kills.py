@@ -162,7 +162,7 @@ async def test_the_service_is_killed(
     async def kill_service(stage: Stage) -> bool:
         left = children_of(stage.service.process.pid)
         stage.service.kill()
-        for _ in range(200):
+        for _ in range(1200):
             if not any(is_there(child) for child in left):
                 break
             await asyncio.sleep(0.05)

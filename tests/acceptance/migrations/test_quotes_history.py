@@ -12,6 +12,7 @@ import pytest
 from rosey_deploy.stack.nats import NatsServer
 from rosey_deploy.stack.service import RowService
 from rosey_storage import Column, DestructiveMigration, Storage
+from support.servers import Servers
 from support.services import launched
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples" / "quotes" / "migrations"
@@ -23,7 +24,7 @@ _MIDDLE = "0003"  # has the column that the later ones change; the other beginni
 
 @pytest.fixture
 def services(
-    nats_server: NatsServer, database: str, plugin: str, tmp_path: Path
+    servers: Servers, nats_server: NatsServer, database: str, plugin: str, tmp_path: Path
 ) -> Iterator[list[RowService]]:
     """Two service processes on Postgres, one on SQLite, that know the folder of the quotes plugin."""
     toml = tmp_path / "plugins.toml"
@@ -32,7 +33,7 @@ def services(
         f"[plugins.{plugin}.limits]\nrequests_per_second = 100000\nrequests_in_flight = 1000\n"
     )
     made = [
-        RowService(
+        servers.row_service(
             tmp_path / f"service{number}.log",
             url=nats_server.url,
             database=database,

@@ -42,7 +42,17 @@ async def speaker(request: pytest.FixtureRequest, plugin: str, tmp_path: Path) -
 
 @pytest.fixture
 async def both(request: pytest.FixtureRequest, plugin: str, tmp_path: Path) -> AsyncIterator[list[Speaker]]:
-    """A plugin on both databases at once, Postgres first."""
+    """A plugin on both databases at once, Postgres first; that one by a service, if there are containers."""
+    if request.config.getoption("--containers") is not None:
+        over_nats = OverNats(request.getfixturevalue("installation"))
+        lite = Application(database_url(request, "sqlite", tmp_path), Plugins.load(None), provision=True)
+        await lite.open()
+        try:
+            yield [Speaker(over_nats, plugin), Speaker(lite, plugin)]
+        finally:
+            await lite.close()
+            await over_nats.close()
+        return
     applications = [
         Application(database_url(request, database, tmp_path), Plugins.load(None), provision=True)
         for database in DATABASES

@@ -99,11 +99,9 @@ async def test_a_change_reaches_the_other_process(postgres_database: str, plugin
         async with await first.owner_session(plugin, LIMITS, 5) as connection:
             await connection.execute("CREATE TABLE t (id bigint PRIMARY KEY)")
             await announce(connection, plugin)
-        for _ in range(100):
-            if "t" in await second.tables(plugin, LIMITS):
-                break
-            await asyncio.sleep(0.02)
-        assert "t" in await second.tables(plugin, LIMITS)
+        async with asyncio.timeout(30):
+            while "t" not in await second.tables(plugin, LIMITS):
+                await asyncio.sleep(0.02)
         assert "t" in await first.tables(plugin, LIMITS)
     finally:
         await first.close()

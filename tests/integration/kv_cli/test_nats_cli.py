@@ -17,6 +17,7 @@ from rosey_kvstore import KV, InvalidValue
 from rosey_kvstore.errors import InvalidJson, KeyExists
 from rosey_storage import Storage
 from support.kv import take, told, until
+from support.servers import Embedded, Servers
 
 pytestmark = pytest.mark.nats_cli
 
@@ -27,14 +28,14 @@ ROOT = Path(__file__).parents[3]
 class Tool:
     """The `nats` tool, on a server, as one plugin's operator."""
 
-    program: str
+    program: tuple[str, ...]
     url: str
     home: Path
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         """Start it and leave it running."""
         return await asyncio.create_subprocess_exec(
-            *(self.program, "--server", self.url, *arguments),
+            *(*self.program, "--server", self.url, *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -56,16 +57,18 @@ class Tool:
 
 
 @pytest.fixture
-def tool(nats_server: NatsServer, tmp_path: Path) -> Tool:
-    """The tool; without it the tests are skipped, except in CI."""
+def tool(nats_server: NatsServer, servers: Servers, tmp_path: Path) -> Tool:
+    """The tool; where it is missing it comes from its image, or the tests are skipped, except in CI."""
     built = ROOT / ".tools" / "bin" / "nats"
     program = str(built) if built.is_file() else shutil.which("nats")
-    if program is None:
-        reason = "there is no `nats` command line tool; deploy/ci/install-nats-cli builds it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return Tool(program, nats_server.url, tmp_path / "config")
+    if program is not None:
+        return Tool((program,), nats_server.url, tmp_path / "config")
+    if not isinstance(servers, Embedded):
+        return Tool(servers.nats_tool(), servers.nats_url(nats_server.url), tmp_path / "config")
+    reason = "there is no `nats` command line tool; deploy/ci/install-nats-cli builds it"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from rosey_rowstore.application import Application
 from rosey_rowstore.migrations import seccomp
-from support.migrations import Caller, Folder, Refused, on_postgres, on_sqlite
+from support.migrations import Caller, Folder, Refused, Serve, on_one, on_postgres, on_sqlite
 
 KERNEL = seccomp.supported()
 
@@ -37,8 +36,7 @@ async def goes_on(call: Caller, folder: Folder) -> None:
 @pytest.fixture
 async def neighbour(call: Caller, plugin: str) -> str:
     """Another plugin with a table `secrets`, on Postgres; its schema."""
-    other = Caller(call.application, f"{plugin}-other")
-    call.application._plugins.plugins[other.plugin] = call.application._plugins.plugins[plugin]
+    other = call.beside(f"{plugin}-other")
     await other("tables.define", table="secrets", columns=[{"name": "a", "type": "text"}])
     await other("rows.insert", table="secrets", rows=[{"a": "s3cret"}])
     return f'"plugin_{other.plugin}"'
@@ -107,7 +105,7 @@ async def test_the_environment_holds_no_credentials(
     await goes_on(call, folder)
 
 
-@on_sqlite
+@on_one
 @pytest.mark.skipif(not KERNEL, reason="the kernel's layers are Linux's")
 @pytest.mark.parametrize("how", ["open", "io", "raw"])
 async def test_the_parents_environment_is_closed(call: Caller, folder: Folder, how: str) -> None:
@@ -124,7 +122,7 @@ async def test_the_parents_environment_is_closed(call: Caller, folder: Folder, h
     assert "PermissionError" in str(error)
 
 
-@on_sqlite
+@on_one
 @pytest.mark.parametrize("path", ["/etc/passwd", "{toml}", "/proc/self/environ", "{home}/.ssh/id_rsa"])
 async def test_files_are_closed(call: Caller, folder: Folder, path: str) -> None:
     """Files beyond Python's library cannot be read: credentials of the service's user lie there."""
@@ -132,7 +130,7 @@ async def test_files_are_closed(call: Caller, folder: Folder, path: str) -> None
     assert "PermissionError" in str(error)
 
 
-@on_sqlite
+@on_one
 async def test_files_cannot_be_written(call: Caller, folder: Folder, tmp_path: Path) -> None:
     """Nothing can be written, also not where the user might."""
     error = await refused(call, folder, f"open({str(tmp_path / 'new')!r}, 'w')")
@@ -140,46 +138,34 @@ async def test_files_cannot_be_written(call: Caller, folder: Folder, tmp_path: P
     assert not (tmp_path / "new").exists()
 
 
-async def test_an_endless_loop_is_ended(database_url: str, kind: str, tmp_path: Path, plugin: str) -> None:
+async def test_an_endless_loop_is_ended(serve: Serve, kind: str, place: Path, plugin: str) -> None:
     """A run past `migration_timeout` is killed; the error says so, and the next one is free to run."""
-    folder = Folder(tmp_path / "p", plugin, limits="migration_timeout = 1.5")
-    application = Application(database_url, folder.plugins, provision=True)
-    await application.open()
-    try:
-        call = Caller(application, plugin)
-        path = folder.write("0001", 'op.create_table("t", *service_columns())\nwhile True: pass')
-        with pytest.raises(Refused, match="did not end in its time") as caught:
-            await call("migrations.apply", timeout_ms=60_000)
-        assert caught.value.code == "migration_failed"
-        assert caught.value.details["revision"] == "0001"
-        path.write_text(path.read_text().replace("while True: pass", "pass"))
-        assert await call.apply(timeout_ms=60_000) == ["0001"]
-    finally:
-        await application.close()
+    folder = Folder(place / "p", plugin, limits="migration_timeout = 1.5")
+    call = await serve(folder)
+    path = folder.write("0001", 'op.create_table("t", *service_columns())\nwhile True: pass')
+    with pytest.raises(Refused, match="did not end in its time") as caught:
+        await call("migrations.apply", timeout_ms=60_000)
+    assert caught.value.code == "migration_failed"
+    assert caught.value.details["revision"] == "0001"
+    path.write_text(path.read_text().replace("while True: pass", "pass"))
+    assert await call.apply(timeout_ms=60_000) == ["0001"]
 
 
-async def test_an_endless_statement_is_ended(
-    database_url: str, kind: str, tmp_path: Path, plugin: str
-) -> None:
+async def test_an_endless_statement_is_ended(serve: Serve, kind: str, place: Path, plugin: str) -> None:
     """A statement that never ends is stopped on the server too: it holds no lock afterwards."""
-    folder = Folder(tmp_path / "p", plugin, limits="migration_timeout = 1.5")
-    application = Application(database_url, folder.plugins, provision=True)
-    await application.open()
-    try:
-        call = Caller(application, plugin)
-        endless = (
-            "SELECT pg_sleep(3600)"
-            if kind == "postgres"
-            else "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
-        )
-        path = folder.write("0001", f'op.create_table("t", *service_columns())\nop.execute("""{endless}""")')
-        with pytest.raises(Refused) as caught:
-            await call("migrations.apply", timeout_ms=60_000)
-        assert caught.value.code == "migration_failed"
-        path.write_text(path.read_text().replace(f'op.execute("""{endless}""")', "pass"))
-        assert await call.apply(timeout_ms=60_000) == ["0001"]
-    finally:
-        await application.close()
+    folder = Folder(place / "p", plugin, limits="migration_timeout = 1.5")
+    call = await serve(folder)
+    endless = (
+        "SELECT pg_sleep(3600)"
+        if kind == "postgres"
+        else "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
+    )
+    path = folder.write("0001", f'op.create_table("t", *service_columns())\nop.execute("""{endless}""")')
+    with pytest.raises(Refused) as caught:
+        await call("migrations.apply", timeout_ms=60_000)
+    assert caught.value.code == "migration_failed"
+    path.write_text(path.read_text().replace(f'op.execute("""{endless}""")', "pass"))
+    assert await call.apply(timeout_ms=60_000) == ["0001"]
 
 
 @pytest.mark.skipif(not KERNEL, reason="only Linux holds a limit on address space")
@@ -190,7 +176,7 @@ async def test_a_huge_allocation_is_refused(call: Caller, folder: Folder) -> Non
     await goes_on(call, folder)
 
 
-@on_sqlite
+@on_one
 @pytest.mark.skipif(not KERNEL, reason="only Linux holds a limit on address space")
 async def test_memory_that_grows_is_ended(call: Caller, folder: Folder) -> None:
     """Many small allocations meet the same limit."""
@@ -251,7 +237,7 @@ async def test_the_kernel_holds_without_python(call: Caller, folder: Folder, cal
     assert int(out.split()[1]) in (1, 13), out  # EPERM, EACCES
 
 
-@on_sqlite
+@on_one
 @pytest.mark.parametrize(
     "code",
     [
@@ -336,7 +322,7 @@ async def test_a_forged_version_row_is_told(
     assert [step["revision"] for step in status["applied"]] in ([], ["0001"])
 
 
-@on_sqlite
+@on_one
 @pytest.mark.parametrize("exit_", ["os._exit(0)", "raise SystemExit", "raise KeyboardInterrupt"])
 async def test_a_revision_that_ends_its_process(call: Caller, folder: Folder, exit_: str) -> None:
     """Leaving early is a failure, never a success."""

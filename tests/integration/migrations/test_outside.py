@@ -60,7 +60,11 @@ async def test_an_interrupted_index_is_made_anew(call: Caller, folder: Folder, d
     with pytest.raises(Refused, match="could not create unique index"):
         await call.apply()
     with psycopg.connect(database_url) as connection:
-        left = connection.execute("SELECT count(*) FROM pg_index WHERE NOT indisvalid").fetchone()
+        left = connection.execute(
+            "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+            " WHERE NOT i.indisvalid AND c.relnamespace = %s::regnamespace",
+            (f'"plugin_{folder.plugin}"',),
+        ).fetchone()
     assert left == (1,)
     path.write_text(path.read_text().replace(", unique=True", ""))
     assert await call.apply() == ["0002"]

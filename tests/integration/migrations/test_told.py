@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from typing import Any
 
 import pytest
 
 from rosey_rowstore.application import Application
-from support.migrations import Caller, Folder, Refused
+from support.migrations import Caller, Events, Folder, Refused
 
 PAUSE = "import time; time.sleep(0.8)"
-
-
-@pytest.fixture
-def events(call: Caller) -> list[tuple[str, dict[str, Any]]]:
-    """The events of the application."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    call.application.events.go_out_by(lambda place, body: found.append((place, json.loads(body))))
-    return found
 
 
 async def seen(call: Caller) -> list[dict[str, str]]:
@@ -73,13 +64,13 @@ async def test_status_names_who_runs(call: Caller, folder: Folder) -> None:
 
 
 async def test_a_failure_is_an_event_and_a_log_line(
-    call: Caller, folder: Folder, kind: str, events: list[tuple[str, dict[str, Any]]], caplog: Any
+    call: Caller, folder: Folder, kind: str, events: Events, caplog: Any
 ) -> None:
     """Plugin, revision, statement, SQLSTATE, message and line of the file, in both."""
     folder.write("0001", 'op.execute("SELECT nonsense")')
     with caplog.at_level(logging.INFO, "rosey_rowstore.migrations"), pytest.raises(Refused):
         await call.apply()
-    ((place, event),) = events
+    ((place, event),) = await events(1)
     assert place == f"{folder.plugin}.migration"
     assert event["plugin"] == folder.plugin
     assert (event["kind"], event["direction"], event["result"]) == ("migration", "apply", "failed")
@@ -94,20 +85,19 @@ async def test_a_failure_is_an_event_and_a_log_line(
     }
 
 
-async def test_a_run_that_did_something_is_an_event(
-    call: Caller, folder: Folder, events: list[tuple[str, dict[str, Any]]]
-) -> None:
+async def test_a_run_that_did_something_is_an_event(call: Caller, folder: Folder, events: Events) -> None:
     """What was applied or rolled back, by whom; nothing to do is no news, and neither is a dry run."""
     folder.write("0001", 'op.create_table("notes", *service_columns())', 'op.drop_table("notes")')
     await call.apply(dry_run=True)
     await call.apply()
     await call.apply()
     await call.rollback("base")
-    assert [(event["direction"], event["result"], event["revisions"]) for _, event in events] == [
+    found = await events(2)
+    assert [(event["direction"], event["result"], event["revisions"]) for _, event in found] == [
         ("apply", "done", ["0001"]),
         ("rollback", "done", ["0001"]),
     ]
-    assert events[0][1]["who"] == f"plugin {folder.plugin}"
+    assert found[0][1]["who"] == f"plugin {folder.plugin}"
 
 
 @pytest.mark.parametrize("kind", ["postgres", "sqlite", "memory"], indirect=True)

@@ -358,7 +358,7 @@ async def test_the_service_comes_back_with_the_server(own_nats_server: NatsServe
         await asyncio.to_thread(own_nats_server.start)
         client = await nats.connect(own_nats_server.url)
         body = None
-        for _ in range(200):
+        for _ in range(1200):
             try:
                 body = await ask(client, subject)
                 break
@@ -396,7 +396,7 @@ async def test_an_error_of_the_server_does_not_close_the_service_for_good(
 ) -> None:
     """nats-py alone would give up after an error line that it does not know."""
     service.connection._write(b"PUB x 99999999\r\n")  # the server answers -ERR and hangs up
-    for _ in range(200):
+    for _ in range(1200):
         try:
             reply = await client.request(f"{plugin}.v1.quotes.rows.select", b"{}", timeout=1)
         except (nats.errors.NoRespondersError, nats.errors.TimeoutError):

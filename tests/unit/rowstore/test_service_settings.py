@@ -34,6 +34,7 @@ def test_every_setting(tmp_path: Path) -> None:
             "ROSEY_STORAGE_TIMEOUT": "2.5",
             "ROSEY_STORAGE_DATABASE": "sqlite:rows",
             "ROSEY_STORAGE_PLUGINS": str(file),
+            "ROSEY_STORAGE_HEALTH": "0.0.0.0:8080",
             "ROSEY_ENV": "production",
         }
     )
@@ -44,6 +45,7 @@ def test_every_setting(tmp_path: Path) -> None:
         subject="bot",
         timeout=2.5,
         plugins=file,
+        health=("0.0.0.0", 8080),
         environment="production",
     )
 
@@ -68,6 +70,11 @@ def test_every_setting(tmp_path: Path) -> None:
         ("ROSEY_STORAGE_DATABASE", "", "no database"),
         ("ROSEY_STORAGE_PLUGINS", "/nowhere/plugins.toml", "no file"),
         ("ROSEY_STORAGE_CREDENTIALS", "/nowhere/x.creds", "no file"),
+        ("ROSEY_STORAGE_HEALTH", "8080", "HOST:PORT"),
+        ("ROSEY_STORAGE_HEALTH", ":8080", "HOST:PORT"),
+        ("ROSEY_STORAGE_HEALTH", "h:99999", "HOST:PORT"),
+        ("ROSEY_STORAGE_HEALTH", "::1:8080", "HOST:PORT"),
+        ("ROSEY_STORAGE_HEALTH", "http://h:1", "HOST:PORT"),
         ("ROSEY_ENV", "prod", "no environment"),
     ],
 )
@@ -85,3 +92,50 @@ def test_a_password_is_not_repeated() -> None:
     with pytest.raises(Fault) as caught:
         ServiceSettings.from_environment({**DATABASE, "ROSEY_STORAGE_URL": "http://u:hunter2@h"})
     assert "hunter2" not in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:8080", ("::1", 8080)), ("localhost:80", ("localhost", 80))],
+)
+def test_addresses_of_probes(text: str, address: tuple[str, int]) -> None:
+    """Host and port, with brackets around IPv6."""
+    assert ServiceSettings.from_environment({**DATABASE, "ROSEY_STORAGE_HEALTH": text}).health == address
+
+
+def test_a_file_of_settings(tmp_path: Path) -> None:
+    """What `apply` writes is read as it stands; the environment stands in front of it."""
+    file = tmp_path / "service.env"
+    file.write_text(
+        "# A comment.\n\nROSEY_STORAGE_DATABASE=postgresql://u:a=b#c@h/d\nROSEY_STORAGE_SUBJECT=file\n"
+    )
+    settings = ServiceSettings.from_environment(
+        {"ROSEY_STORAGE_SETTINGS": str(file), "ROSEY_STORAGE_SUBJECT": "given"}
+    )
+    assert (settings.database, settings.subject) == ("postgresql://u:a=b#c@h/d", "given")
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("ROSEY_STORAGE_DATABSE=a", "ROSEY_STORAGE_DATABSE", "did you mean ROSEY_STORAGE_DATABASE"),
+        ("ROSEY_STORAGE_URL=nats://a\npostgresql://u:secret@h/d", "ROSEY_STORAGE_SETTINGS", "Line 2"),
+    ],
+)
+def test_a_file_of_settings_that_is_wrong(tmp_path: Path, text: str, path: str, message: str) -> None:
+    """The line is told by its number: a password may stand in it."""
+    file = tmp_path / "service.env"
+    file.write_text(text)
+    with pytest.raises(Fault, match=message) as caught:
+        ServiceSettings.from_environment({"ROSEY_STORAGE_SETTINGS": str(file)})
+    assert caught.value.path == path
+    assert "secret" not in caught.value.message
+
+
+def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
+    """Half of the two would be refused by every server, and with no word of why."""
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(Fault, match="needs its key") as caught:
+        ServiceSettings.from_environment({**DATABASE, "ROSEY_STORAGE_TLS_CERT": str(file)})
+    assert caught.value.path == "ROSEY_STORAGE_TLS_CERT"

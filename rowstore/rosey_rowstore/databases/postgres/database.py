@@ -113,6 +113,12 @@ class PostgresDatabase:
                 self._connections = Connections(self._connect_rows, self._cap or await _share(connection))
             self._planner = Planner(Dialect.POSTGRES, text=await detect_text(connection))
 
+    def trouble(self) -> str | None:
+        """Return why the server cannot be reached now, as the listening connection knows it."""
+        if self._planner is None:
+            return "The database was not reached yet."
+        return None if self._listener.hears else "The database does not answer."
+
     async def close(self) -> None:
         """Answer what runs and waits, then close every connection."""
         self._closed = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -22,7 +23,9 @@ log = logging.getLogger("rosey_rowstore.databases")
 
 CHANNEL: Final = "rosey_schema"
 _RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0)
-_ALIVE_SECONDS: Final = 15.0
+_ALIVE_SECONDS: Final = 5.0
+_SILENT_SECONDS: Final = 2 * _ALIVE_SECONDS
+"""Without an answer for so long the server counts as away, though the connection stands."""
 
 
 async def announce(connection: AsyncConnection[Any], plugin: str) -> None:
@@ -44,7 +47,13 @@ class Listener:
         self._connect = connect
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
+        self._heard_at = 0.0
         self.listening = False
+
+    @property
+    def hears(self) -> bool:
+        """Whether the connection stands, and the server answered on it lately."""
+        return self.listening and time.monotonic() - self._heard_at < _SILENT_SECONDS
 
     def start(self) -> None:
         """Listen from now on, through every loss of the connection."""
@@ -79,9 +88,11 @@ class Listener:
 
     async def _listen(self, connection: AsyncConnection[Any]) -> None:
         await connection.execute(f"LISTEN {CHANNEL}".encode())
+        self._heard_at = time.monotonic()
         self.listening = True
         self._changed(None)
         while True:
             async for notification in connection.notifies(timeout=_ALIVE_SECONDS):
                 self._changed(notification.payload or None)
             await connection.execute("SELECT 1")  # a connection that died silently shows here
+            self._heard_at = time.monotonic()

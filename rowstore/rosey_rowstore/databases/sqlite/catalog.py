@@ -124,9 +124,9 @@ def sizes(connection: sqlite3.Connection) -> dict[str, Size]:
 def _bytes(connection: sqlite3.Connection, table: str) -> int:
     try:
         (size,) = connection.execute(
-            "SELECT sum(pgsize) FROM dbstat WHERE name = ?1"
-            " OR name IN (SELECT name FROM sqlite_master WHERE tbl_name = ?1)",
-            (table,),
+            "SELECT sum(pgsize) FROM dbstat WHERE name = ?"
+            " OR name IN (SELECT name FROM sqlite_master WHERE tbl_name = ?)",
+            (table, table),
         ).fetchone()
     except sqlite3.OperationalError:  # built without dbstat: the whole file is all that is known
         (size,) = connection.execute(

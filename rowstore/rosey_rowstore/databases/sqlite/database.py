@@ -66,12 +66,17 @@ class SqliteDatabase:
         Raises:
             Fault: `unavailable` when the folder cannot be made.
         """
-        folder = self._place if self._place is None or not _is_file(self._place) else self._place.parent
+        folder = self._folder()
         if folder is not None and self._may_provision:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise Fault("unavailable", f"The data folder cannot be made: {error.strerror}.") from error
+
+    def trouble(self) -> str | None:
+        """Return why the files cannot be reached now: their folder is not there."""
+        folder = self._folder()
+        return None if folder is None or folder.is_dir() else "The data folder is not there."
 
     async def close(self) -> None:
         """Answer what waits, then close the files."""
@@ -106,6 +111,9 @@ class SqliteDatabase:
         await asyncio.to_thread(file.open)
         self._files[plugin] = file
         return file
+
+    def _folder(self) -> Path | None:
+        return self._place if self._place is None or not _is_file(self._place) else self._place.parent
 
     def _path(self, plugin: str) -> Path | None:
         if self._place is None or _is_file(self._place):

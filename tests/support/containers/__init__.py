@@ -1,0 +1,1 @@
+"""The suites on containers: `pytest --containers`, which `make test-containers` runs."""
