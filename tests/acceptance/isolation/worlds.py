@@ -70,7 +70,8 @@ class World:
 
     async def by_reply(self, subject: str, body: Any) -> None:
         """JetStream says `body` on `subject`: it answers to whatever reply subject a caller names."""
-        await self.ask(f"$KV.{self.mine}.loot", body)
+        # What is not stored yet would not be said: on a busy machine the acknowledgement is waited for.
+        await self.ask(f"$KV.{self.mine}.loot", body, timeout=max(0.5, self.patience))
         await self.say(f"$JS.API.DIRECT.GET.KV_{self.mine}.$KV.{self.mine}.loot", reply=subject)
         body = {"last_by_subj": f"$KV.{self.mine}.loot"}
         await self.say(f"$JS.API.DIRECT.GET.KV_{self.mine}", body, reply=subject)

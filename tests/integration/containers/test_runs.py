@@ -13,6 +13,7 @@ import docker
 import pytest
 
 from support.containers.run import OWNER, RUN, Run
+from support.containers.servers import NatsInContainer
 
 SAMPLES = Path(__file__).with_name("samples.py")
 
@@ -60,7 +61,9 @@ def owned(engine: docker.DockerClient, pid: int) -> dict[str, list[str]]:
 
 
 @pytest.mark.timeout(240)
-def test_a_killed_run_is_cleared_away_by_the_next(engine: docker.DockerClient, tmp_path: Path) -> None:
+def test_a_killed_run_is_cleared_away_by_the_next(
+    engine: docker.DockerClient, nats_server: NatsInContainer, tmp_path: Path
+) -> None:
     """`kill -9` leaves containers, volumes and a network; the next run removes them and those of no other."""
     signal_file = tmp_path / "running"
     line, environment = command("test_holds_containers", ROSEY_TEST_SIGNAL=str(signal_file))
@@ -77,7 +80,6 @@ def test_a_killed_run_is_cleared_away_by_the_next(engine: docker.DockerClient, t
     left = owned(engine, killed.pid)
     assert (len(left["containers"]), len(left["networks"])) == (2, 1), left
     assert left["volumes"], "the database has no volume: nothing shows that volumes are removed"
-    own = engine.containers.list(filters={"label": f"{RUN}={Run.current().name}"})
 
     status, said = run("test_has_a_container")
 
@@ -86,21 +88,21 @@ def test_a_killed_run_is_cleared_away_by_the_next(engine: docker.DockerClient, t
     assert owned(engine, killed.pid)["containers"] == []
     assert not {volume.name for volume in engine.volumes.list()} & set(left["volumes"])
     assert not {network.name for network in engine.networks.list()} & set(left["networks"])
-    assert engine.containers.list(filters={"label": f"{RUN}={Run.current().name}"}) == own
+    other = nats_server.container.get_wrapped_container()
+    other.reload()
+    assert other.status == "running"  # of this run, which lives
 
 
 def test_a_run_leaves_nothing(engine: docker.DockerClient) -> None:
     """It says how many tests ran on how many containers of which images, and nothing of it stays."""
-    before = {container.id for container in engine.containers.list(all=True, ignore_removed=True)}
-    status, said = run("test_has_a_container")
-    assert status == 0, said
+    line, environment = command("test_has_a_container")
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True)
+    said, _ = process.communicate(timeout=110)
+    assert process.returncode == 0, said
     assert f"1 test passed on 1 container: 1 of {Run.current().images['nats']}." in said
-    left = [
-        container
-        for container in engine.containers.list(all=True, filters={"label": OWNER}, ignore_removed=True)
-        if container.id not in before and container.labels[RUN] != Run.current().name
-    ]
-    assert left == []
+    labels = [network.attrs["Labels"] for network in engine.networks.list(filters={"label": OWNER})]
+    assert owned(engine, process.pid)["containers"] == []
+    assert [found for found in labels if found[OWNER].split(" ")[2] == str(process.pid)] == []
 
 
 def test_a_run_without_containers_fails() -> None:
