@@ -266,7 +266,7 @@ class Blocked:
 
 async def waits_for_a_lock(crowd: Crowd) -> None:
     """Return when an insert of the plugin waits for the other transaction."""
-    waiting = f"SELECT FROM pg_stat_activity WHERE usename = 'plugin_{PLUGIN}' AND wait_event_type = 'Lock'"
+    waiting = f"SELECT 1 FROM pg_stat_activity WHERE usename = 'plugin_{PLUGIN}' AND wait_event_type = 'Lock'"
     async with asyncio.timeout(20):
         while not await crowd.sql(waiting):
             await asyncio.sleep(0.02)
