@@ -1,9 +1,11 @@
 """Storage for Rosey's plugins: KV and rows through one client.
 
-async with Storage.connect("quotes") as storage:
-await storage.kv.set("prefs:alice", {"theme": "dark"})
-quotes = storage.table("quotes")
-await quotes.insert({"text": "Barkis is willin'.", "by": "Charles Dickens"})
+    async with Storage.connect("quotes") as storage:
+        await storage.kv.set("prefs:alice", {"theme": "dark"})
+        quotes = storage.table("quotes")
+        await quotes.insert({"text": "Barkis is willin'.", "by": "Charles Dickens"})
+
+docs/kv.md and docs/rows.md have the rest.
 """
 
 from rosey_kvstore import *  # noqa: F403 - KV and its values are listed in their own __all__

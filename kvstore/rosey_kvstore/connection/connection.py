@@ -431,11 +431,16 @@ class Connection:
                 retry_after=LONGEST_WAIT_REFUSED,
             )
         reason = self._refusal
-        if self._credentials is not None and (moment := self._credentials.expired()):
+        hint = "The credentials are unknown, expired or revoked; new ones in the same file are taken up."
+        if self._credentials is None:
+            hint = (
+                "ROSEY_STORAGE_CREDENTIALS names the file with the credentials, or its folder:"
+                " `rosey-storage apply` writes it to .rosey/credentials/."
+            )
+        elif moment := self._credentials.expired():
             reason = f"the credentials expired at {moment:%Y-%m-%d %H:%M} UTC"
         return PermissionDenied(
-            f"NATS at {', '.join(self._shown)} refuses the connection: {reason}.",
-            hint="The credentials are missing, expired or revoked; new ones in the same file are taken up.",
+            f"NATS at {', '.join(self._shown)} refuses the connection: {reason}.", hint=hint
         )
 
 
