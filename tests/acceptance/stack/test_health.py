@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -175,8 +176,7 @@ async def test_a_frozen_database_holds_nothing_up(
     table = b'{"table": "t", "columns": [{"name": "n", "type": "integer"}]}'
     await client.request("storage.v1.quotes.tables.define", table, timeout=30)
     stopped = _family(own_postgres_server.process.pid)
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
+    _signal_all(stopped, signal.SIGSTOP)
     try:
         insert = b'{"table": "t", "rows": [{"n": 1}]}'
         waiting = asyncio.create_task(
@@ -191,9 +191,14 @@ async def test_a_frozen_database_holds_nothing_up(
         assert time.monotonic() - began < 10.0
         assert json.loads((await waiting).data)["error"]["code"] in ("unavailable", "timeout")
     finally:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
+        _signal_all(stopped, signal.SIGCONT)
         await client.close()
+
+
+def _signal_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):  # a backend that was just ending is gone by now
+            os.kill(pid, number)
 
 
 def _family(pid: int) -> list[int]:
