@@ -161,8 +161,9 @@ class Lane:
         batch, groups = self._batch, self._groups
         self._batch = self._groups = ()
         if isinstance(outcome, list):
-            _hand_out(groups, outcome)
+            # The database works on what waits while the replies to this are made.
             self._next()
+            _hand_out(groups, outcome)
         else:
             self._task = self._loop.create_task(
                 self._guarded(batch, self._mend(batch, groups, outcome, cause))
