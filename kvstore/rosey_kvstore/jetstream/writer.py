@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from rosey_kvstore.connection import Interrupted
 from rosey_kvstore.errors import QuotaExceeded
@@ -17,6 +17,8 @@ from rosey_kvstore.jetstream.reading import messages_of
 from rosey_kvstore.jetstream.room import Room
 
 __all__ = ["Writer"]
+
+_MARKER: Final = b"KV-Operation: DEL\r\n"
 
 
 class Writer:
@@ -124,24 +126,22 @@ class Writer:
         Raises:
             WrongRevisionError: The key was written meanwhile.
         """
-        marker = b"KV-Operation: DEL\r\n"
-        try:
-            await self.swap(tail, b"", marker, revision, make_room=False)
-        except QuotaExceeded:
-            pass
-        else:
+        if await self._marked(tail, revision):
             return
-        if await self._room.purge_before(tail, revision):
-            try:
-                await self.swap(tail, b"", marker, revision, make_room=False)
-            except QuotaExceeded:
-                pass
-            else:
-                return
+        if await self._room.purge_before(tail, revision) and await self._marked(tail, revision):
+            return
         # No marker fits: the value itself makes the room. What is written meanwhile stays.
         self._listing.forget()
         await self._room.purge_before(tail, revision + 1)
         try:
-            await self.swap(tail, b"", marker, 0)
+            await self.swap(tail, b"", _MARKER, 0)
         except (WrongRevisionError, QuotaExceeded):
             return  # it is gone; full to the brim, the bucket cannot even say so to watchers
+
+    async def _marked(self, tail: str, revision: int) -> bool:
+        """Write a delete marker over that revision; False where there is no room for it."""
+        try:
+            await self.swap(tail, b"", _MARKER, revision, make_room=False)
+        except QuotaExceeded:
+            return False
+        return True
