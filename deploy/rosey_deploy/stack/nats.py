@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rosey_deploy.stack.ports import is_free
 from rosey_deploy.stack.process import Process
 from rosey_kvstore.errors import InvalidRequest, Unavailable
 
@@ -85,9 +86,9 @@ class NatsServer:
     def launch(self) -> None:
         """Start without waiting."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.port and self._prefer and _is_free(self._prefer):
+        if not self.port and self._prefer and is_free(self._prefer):
             self.port = self._prefer
-        if self.port and not _is_free(self.port):
+        if self.port and not is_free(self.port):
             _wait_free(self.port)
         for stale in self.folder.glob("nats-server_*.ports"):
             stale.unlink()
@@ -148,20 +149,10 @@ class NatsServer:
         return True
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
 def _wait_free(port: int, seconds: float = 2.0) -> None:
     """A server that was stopped a moment ago may still hold its port."""
     deadline = time.monotonic() + seconds
-    while not _is_free(port):
+    while not is_free(port):
         if time.monotonic() > deadline:
             raise InvalidRequest(
                 f"Port {port} of 127.0.0.1 is taken by another program.",

@@ -19,6 +19,7 @@ from typing import Any, Self
 import docker
 from attrs import define, field
 
+from rosey_deploy.stack.ports import is_free
 from rosey_storage import Storage
 from support.containers.run import Run
 from support.processes import alive
@@ -241,16 +242,6 @@ def free_ports(count: int) -> int:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             first: int = found.getsockname()[1]
-        if first + count < 65536 and all(map(_is_free, range(first, first + count))):
+        if first + count < 65536 and all(map(is_free, range(first, first + count))):
             return first
     raise AssertionError("no free ports in a row")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
