@@ -19,6 +19,7 @@ from typing import Any
 import nats
 import psycopg
 import pytest
+from nats.aio.client import Client
 
 from rosey_deploy.stack.nats import NatsServer
 from rosey_deploy.stack.postgres import PostgresServer
@@ -131,15 +132,20 @@ def test_ready_follows_the_servers(
     assert line.startswith(f"no answer from 127.0.0.1:{probe.port}")
 
 
+async def _started_with_table(service: RowService, server: NatsServer, probe: Probe) -> Client:
+    await asyncio.to_thread(service.start)
+    await asyncio.to_thread(probe.wait)
+    client = await nats.connect(server.url)
+    table = b'{"table": "t", "columns": [{"name": "n", "type": "integer"}]}'
+    await client.request("storage.v1.quotes.tables.define", table, timeout=30)
+    return client
+
+
 async def test_a_draining_service_is_not_ready(
     service: RowService, own_nats_server: NatsServer, own_postgres_server: PostgresServer, probe: Probe
 ) -> None:
     """From the signal to its end it says so, alive and at work; what it had accepted is answered."""
-    await asyncio.to_thread(service.start)
-    await asyncio.to_thread(probe.wait)
-    client = await nats.connect(own_nats_server.url)
-    table = b'{"table": "t", "columns": [{"name": "n", "type": "integer"}]}'
-    await client.request("storage.v1.quotes.tables.define", table, timeout=30)
+    client = await _started_with_table(service, own_nats_server, probe)
     async with await psycopg.AsyncConnection.connect(own_postgres_server.dsn) as held:
         await held.execute("LOCK TABLE plugin_quotes.t")
         waiting = asyncio.create_task(
@@ -170,11 +176,7 @@ async def test_a_frozen_database_holds_nothing_up(
     service: RowService, own_nats_server: NatsServer, own_postgres_server: PostgresServer, probe: Probe
 ) -> None:
     """A silent server is noticed too, and SIGTERM is obeyed within a container's ten seconds."""
-    await asyncio.to_thread(service.start)
-    await asyncio.to_thread(probe.wait)
-    client = await nats.connect(own_nats_server.url)
-    table = b'{"table": "t", "columns": [{"name": "n", "type": "integer"}]}'
-    await client.request("storage.v1.quotes.tables.define", table, timeout=30)
+    client = await _started_with_table(service, own_nats_server, probe)
     stopped = _family(own_postgres_server.process.pid)
     _signal_all(stopped, signal.SIGSTOP)
     try:
