@@ -221,7 +221,7 @@ class Application:
                 f"The plugin {plugin!r} has no rows.",
                 hint="An operator gives it `rows = true` in plugins.toml.",
             )
-        return self._plugins.limits_for(plugin)
+        return self._plugins.limits_for(plugin) if known is None else known.limits
 
     async def _rows(self, call: _Call, stale: Tables | None) -> bytes:
         database, plugin, limits = self._database, call.plugin, call.limits

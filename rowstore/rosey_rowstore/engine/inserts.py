@@ -55,7 +55,7 @@ def plan_insert(sql: Sql, cache: Cache, facts: TableFacts, request: InsertReques
     batches = _batches(sql, facts, request.rows, fills=True)
     plan = _plan(sql, cache, facts, batches, None, request=request, limits=limits)
     if alone and not plan.atomic:
-        _remember(sql, cache, facts, request, plan, limits)
+        _remember(sql, cache, facts, request, plan=plan, limits=limits)
     return plan
 
 
@@ -287,7 +287,7 @@ def _plan_known(sql: Sql, facts: TableFacts, request: InsertRequest, limits: Lim
 
 
 def _remember(
-    sql: Sql, cache: Cache, facts: TableFacts, request: InsertRequest, plan: Plan, limits: Limits
+    sql: Sql, cache: Cache, facts: TableFacts, request: InsertRequest, *, plan: Plan, limits: Limits
 ) -> None:
     """Keep what the next row of the same columns needs."""
     (row,) = request.rows
