@@ -11,10 +11,12 @@ from typing import Final, Protocol
 from rosey_rowstore.databases.base import Answer, Work
 from rosey_rowstore.protocol import Fault
 
-__all__ = ["BATCH", "Job", "Queue", "Worker", "expired"]
+__all__ = ["BATCH", "CROWD", "Job", "Queue", "Worker", "expired"]
 
 BATCH: Final = 32
-_CROWD: Final = 16
+CROWD: Final = 16
+"""As many reads that arrive in one turn of the loop do not wait for its end; of writes, a full batch: each
+batch of them is one more commit."""
 _SWEEP_SECONDS: Final = 0.1
 _PATIENCE: Final = 0.001
 """Seconds that a batch may take before the next lane helps: a full batch of quick statements takes less,
@@ -74,9 +76,14 @@ class Worker(Protocol):
 
 
 class Queue:
-    """What waits, in order, and the lanes that serve it."""
+    """What waits, in order, and the lanes that serve it.
 
-    def __init__(self) -> None:
+    Args:
+        crowd: As many that wait at once are begun before the loop's turn is over.
+    """
+
+    def __init__(self, crowd: int) -> None:
+        self._crowd = crowd
         self.jobs: deque[Job] = deque()
         self.lanes: list[Worker] = []
         self.woken: list[Worker] = []
@@ -88,7 +95,7 @@ class Queue:
         """Put a job at the end, and see that a lane takes it."""
         self.jobs.append(job)
         if not self.lanes[0].busy or self.woken:  # of what arrives in one turn, each lane takes its share
-            if self.woken and len(self.jobs) >= _CROWD:
+            if self.woken and len(self.jobs) >= self._crowd:
                 self.woken[0].begin()  # the database works while the rest of a long turn is being read
                 return
             for lane in self.lanes:
@@ -146,7 +153,7 @@ class Queue:
         ids: set[str] = set()
         # Lanes that woke in the same turn share what waits, so that a slow request holds up its half only.
         most = BATCH
-        if len(self.woken) > 1 and len(jobs) < _CROWD:
+        if len(self.woken) > 1 and len(jobs) < CROWD:
             most = -(-len(jobs) // len(self.woken))
         while jobs and len(batch) < most:
             work = jobs[0].work
