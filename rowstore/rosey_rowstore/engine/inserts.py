@@ -11,7 +11,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from rosey_rowstore.engine.clock import now_text
 from rosey_rowstore.engine.codecs import writer_for
-from rosey_rowstore.engine.model import Column, Limits, Plan, Result, Statement
+from rosey_rowstore.engine.model import Column, Limits, Result, Statement
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.engine.rows import check_reply, largest_text, room_for_rows, written_reply
 from rosey_rowstore.engine.sets import check_rule, merged
 from rosey_rowstore.engine.sharing import SharedInsert

@@ -14,7 +14,8 @@ from rosey_rowstore.engine.codecs import operand_for
 from rosey_rowstore.engine.conditions import Conditions
 from rosey_rowstore.engine.cursors import open_cursor, query_digest, seal_cursor
 from rosey_rowstore.engine.filters import MOST_TERMS, FilterParser, Shape, find_column
-from rosey_rowstore.engine.model import Column, ColumnType, Limits, Plan, Result, Statement
+from rosey_rowstore.engine.model import Column, ColumnType, Limits, Result, Statement
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.engine.rows import RowReader, encode_rows, room_for_rows
 from rosey_rowstore.engine.sharing import SharedKey
 from rosey_rowstore.engine.sql import Compiled, Expression, Sql

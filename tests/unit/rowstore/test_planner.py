@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosey_rowstore.engine.model import Column, ColumnType, Dialect, Limits, Plan, Result, Table
+from rosey_rowstore.engine.model import Column, ColumnType, Dialect, Limits, Result, Table
 from rosey_rowstore.engine.planner import Planner, tables_of
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.engine.sqlite_functions import register
 from rosey_rowstore.engine.tables import Cache
 from rosey_rowstore.protocol import OPERATIONS, Fault, PageReply

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from rosey_rowstore.databases.base import Answer, Work
 from rosey_rowstore.protocol import Fault
 
@@ -23,7 +25,7 @@ _PATIENCE: Final = 0.001
 and two lanes that share a crowd send twice as many pipelines, each half as long."""
 
 
-class Job:
+class Job(Struct, eq=False):
     """Work, and who waits for its reply.
 
     Attributes:
@@ -31,13 +33,10 @@ class Job:
         repeated: It was sent a second time already.
     """
 
-    __slots__ = ("alone", "answer", "repeated", "work")
-
-    def __init__(self, work: Work, answer: Answer) -> None:
-        self.work = work
-        self.answer = answer
-        self.alone = False
-        self.repeated = False
+    work: Work
+    answer: Answer
+    alone: bool = False
+    repeated: bool = False
 
     def refuse(self, error: BaseException) -> None:
         """Answer with an error, unless it was answered or nobody waits any longer."""
