@@ -115,7 +115,7 @@ class Connection:
             )
             if connecting.done():
                 connecting.result()
-                self._refusal, self._blocked = None, False
+                self._refusal, self._blocked, self._last_error = None, False, None
                 self._client.start()
                 self._ready.set()
                 return
@@ -400,7 +400,7 @@ class Connection:
 
     def connected(self) -> None:
         """Note that the connection stands again."""
-        self._refusal, self._blocked = None, self._closing
+        self._refusal, self._blocked, self._last_error = None, self._closing, None
         self._ready.set()
         for hook in list(self._reconnected_hooks):
             hook()
@@ -416,6 +416,8 @@ class Connection:
 
     def failed(self, error: Exception) -> None:
         """Keep the reason for whoever asks next."""
+        if isinstance(error, ConnectionError) and "SSL" in (self._last_error or ""):
+            return  # a broken pipe, where the server's alert came too late, says less than the last alert
         self._last_error = (str(error) or type(error).__name__).removeprefix("nats: ")
 
     @property
