@@ -104,7 +104,9 @@ class JetStreamFeed:
         return last
 
     def _without_copies(self) -> None:
-        self._copies = None
+        copies, self._copies = self._copies, None
+        if copies is not None:
+            copies.close()
         self._merge.expect_none()
 
     async def next(self) -> Record | None:
