@@ -97,7 +97,6 @@ class PushConsumer:
             self._subscription = connection.subscribe_bulk(
                 inbox,
                 prefix=self._api.prefix,
-                consumer=f"{self._api.stream}.{self.name}",
                 receive=self._receive_many,
                 others=self._take,
                 denied=self._denied,
