@@ -13,6 +13,7 @@ from attrs import field, frozen
 from rosey_deploy.provision.files import read_secret, write_private
 from rosey_deploy.provision.jwt import claims_of, encode
 from rosey_deploy.provision.keys import Key, key_of, new_key
+from rosey_kvstore.jetstream import copies_config
 from rosey_rowstore.protocol import API_VERSION, owned_name
 
 __all__ = [
@@ -70,7 +71,8 @@ def plugin_permissions(plugin: str, subject: str, *, kv: bool, inspector: bool) 
         f"{subject}.{API_VERSION}.{plugin}.>",
         *((f"{subject}.admin.>",) if inspector else ()),
     )
-    return Permissions(publish=publish, subscribe=(_INBOX,))
+    subscribe = (_INBOX, *((copies_config(bucket)["dest"],) if kv else ()))
+    return Permissions(publish=publish, subscribe=subscribe)
 
 
 def service_permissions(subject: str) -> Permissions:

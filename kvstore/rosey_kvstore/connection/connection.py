@@ -65,7 +65,7 @@ class Connection:
         self._blocked = False  # closing or refused: no request is sent
         self._last_error: str | None = None
         self._refusal: str | None = None
-        self._refused_early: asyncio.Future[str] = self._loop.create_future()
+        self._hopeless: asyncio.Future[None] = self._loop.create_future()
         self._credentials: CredentialsFile | None = None
         self._lost_hooks: list[Callable[[], None]] = []
         self._reconnected_hooks: list[Callable[[], None]] = []
@@ -111,11 +111,11 @@ class Connection:
         connecting = self._loop.create_task(self._connect_client(name, timeout, options))
         try:
             await asyncio.wait(
-                (connecting, self._refused_early), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+                (connecting, self._hopeless), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
             )
             if connecting.done():
                 connecting.result()
-                self._refusal, self._blocked = None, False
+                self._refusal, self._blocked, self._last_error = None, False, None
                 self._client.start()
                 self._ready.set()
                 return
@@ -123,14 +123,16 @@ class Connection:
             raise InvalidRequest(f"{', '.join(self._shown)} cannot be connected to: {error}.") from error
         finally:
             if not self._ready.is_set():
+                early = self._hopeless.done()
                 connecting.cancel()
                 await asyncio.gather(connecting, return_exceptions=True)
                 await self.close()
         if self._refusal is not None:
             raise self._refused_error()
         reason = f": {self._last_error}" if self._last_error else ""
+        failed = "cannot be connected to" if early else f"did not answer within {timeout:g} s"
         raise Unavailable(
-            f"NATS at {', '.join(self._shown)} did not answer within {timeout:g} s{reason}.",
+            f"NATS at {', '.join(self._shown)} {failed}{reason}.",
             hint=_hint_for(self._last_error or ""),
         )
 
@@ -382,7 +384,7 @@ class Connection:
             )
         )
         await client.shut(_CLOSING)
-        self._refused_early.cancel()
+        self._hopeless.cancel()
 
     # What the client tells (connection.client.Observer).
 
@@ -397,7 +399,7 @@ class Connection:
 
     def connected(self) -> None:
         """Note that the connection stands again."""
-        self._refusal, self._blocked = None, self._closing
+        self._refusal, self._blocked, self._last_error = None, self._closing, None
         self._ready.set()
         for hook in list(self._reconnected_hooks):
             hook()
@@ -408,12 +410,17 @@ class Connection:
         self._last_error = reason
         self._ready.set()  # who waits for the connection learns it now
         self._ready.clear()
-        if not self._refused_early.done():
-            self._refused_early.set_result(reason)
+        if not self._hopeless.done():
+            self._hopeless.set_result(None)
 
     def failed(self, error: Exception) -> None:
         """Keep the reason for whoever asks next."""
+        if isinstance(error, ConnectionError) and "SSL" in (self._last_error or ""):
+            return  # a broken pipe, where the server's alert came too late, says less than the last alert
         self._last_error = (str(error) or type(error).__name__).removeprefix("nats: ")
+        # A certificate does not become right by waiting; of several servers another may have one that is.
+        if "SSL" in self._last_error and len(self._servers) == 1 and not self._hopeless.done():
+            self._hopeless.set_result(None)
 
     @property
     def _shown(self) -> list[str]:

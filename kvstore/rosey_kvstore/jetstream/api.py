@@ -31,6 +31,8 @@ class Api:
         self.timeout = timeout
         # Several servers hold the bucket: a direct get may be answered by one that is a moment behind.
         self.replicated = False
+        # What stands before a key's subject in the copies of its changes; None where the bucket sends none.
+        self.copies: str | None = None
         # Awaited when nobody answers; raises where there is no bucket.
         self.missing: Callable[[], Any] | None = None
 

@@ -22,6 +22,7 @@ from rosey_kvstore.errors import (
 from rosey_kvstore.jetstream.api import Api, revision_of
 from rosey_kvstore.jetstream.batch import BatchWriter
 from rosey_kvstore.jetstream.bucket import check_stream, limits_of, stream_config
+from rosey_kvstore.jetstream.copies import copies_prefix
 from rosey_kvstore.jetstream.faults import WrongRevisionError
 from rosey_kvstore.jetstream.feed import JetStreamFeed
 from rosey_kvstore.jetstream.items import items_of, values_of
@@ -126,6 +127,7 @@ class JetStreamBackend:
         self._listing.begin_with(info)
         self._limits = limits_of(info["config"])
         self.api.replicated = self._limits.replicas > 1
+        self.api.copies = copies_prefix(info["config"], self.api.bucket)
         if "ts" in info:
             self._clock_ahead = dt.datetime.now(dt.UTC) - moment(info["ts"])
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rosey_kvstore.backend import Record
 from rosey_kvstore.errors import NotProvisioned, Overloaded, PermissionDenied, QuotaExceeded, StorageError
+from rosey_kvstore.jetstream.copies import Copies
 from rosey_kvstore.jetstream.messages import moment_of, operation_of
 from rosey_kvstore.jetstream.push import HEARTBEAT, Place, PushConsumer
 from rosey_kvstore.keys import decode_key
@@ -48,6 +50,7 @@ class JetStreamFeed:
         self._waiting: deque[Record] = deque()
         self._news: asyncio.Future[None] | None = None
         self._consumer: PushConsumer | None = None
+        self._copies: Copies | None = None
         self._last = 0  # the revision up to which everything was told
         self._bucket_made = ""
         self._number = 0  # of the last message in this consumer
@@ -67,13 +70,24 @@ class JetStreamFeed:
         """Return once the consumer stands."""
         if self._started or self._closed:
             return
-        self._bucket_made = (await self._api.info())["created"]
-        made = await self._open_consumer(deliver_policy="new")
-        if self._number == 0:
-            self._last = max(self._last, int(made["delivered"]["stream_seq"]))
+        try:
+            await self._begin()
+        except BaseException:
+            await self.close()
+            raise
         self._started = True
         self._forget = self._api.connection.on_reconnected(self._rebuild)
         self._watchdog = asyncio.get_running_loop().create_task(self._watch_heartbeats())
+
+    async def _begin(self) -> None:
+        if self._api.copies is not None:
+            self._copies = Copies(
+                self._api, self._api.copies, self._tail, most=self._buffer, full=self._overflow
+            )
+        info = await self._api.info()
+        self._bucket_made = info["created"]
+        self._last = int(info["state"]["last_seq"])
+        await self._open_consumer()
 
     async def next(self) -> Record | None:
         """Return the next change."""
@@ -135,7 +149,8 @@ class JetStreamFeed:
 
     # ── What comes ───────────────────────────────────────────────────────────────────────────────
 
-    async def _open_consumer(self, **policy: Any) -> dict[str, Any]:
+    async def _open_consumer(self) -> None:
+        """Make one that begins behind what was told."""
         consumer: PushConsumer | None = None
 
         def receive(tail: str, data: bytes, block: bytes | None, place: Place) -> None:
@@ -151,7 +166,7 @@ class JetStreamFeed:
         consumer = PushConsumer(self._api, receive=receive, idle=idle, denied=self._fail)
         self._consumer, self._number = consumer, 0
         self._seen = asyncio.get_running_loop().time()
-        return await consumer.open([self._tail], **policy)
+        await consumer.open([self._tail], deliver_policy="by_start_sequence", opt_start_seq=self._last + 1)
 
     def _take(self, tail: str, data: bytes, block: bytes | None, place: Place) -> None:
         revision, number, _, when = place
@@ -162,19 +177,21 @@ class JetStreamFeed:
             self._rebuild()
             return
         self._number = number
-        if revision <= self._last:
+        if self._copies is not None:
+            for copy in self._copies.before(revision):
+                self._tell(copy.revision, copy.tail, copy.data, copy.block, copy.created)
+        self._tell(revision, tail, data, block, moment_of(when))
+
+    def _tell(self, revision: int, tail: str, data: bytes, block: bytes | None, when: dt.datetime) -> None:
+        """Put a change behind those that wait for the reader."""
+        if revision <= self._last or self._error is not None:
             return
         self._last = revision
         key = decode_key(tail)
         if key is None or not key.startswith(self._prefix):
             return
         if len(self._waiting) >= self._buffer:
-            self._fail(
-                Overloaded(
-                    f"The watch is not read: {self._buffer} changes wait; it ends here, none was skipped.",
-                    hint="Read it faster, or watch a narrower prefix; watch(current=True) starts afresh.",
-                )
-            )
+            self._overflow()
             return
         operation = operation_of(block)
         self._waiting.append(
@@ -183,10 +200,18 @@ class JetStreamFeed:
                 data=data if operation == "set" else None,
                 revision=revision,
                 operation=operation,
-                created=moment_of(when),
+                created=when,
             )
         )
         self._wake()
+
+    def _overflow(self) -> None:
+        self._fail(
+            Overloaded(
+                f"The watch fell behind: {self._buffer} changes wait; it ends here, none was skipped.",
+                hint="Read it faster, or watch a narrower prefix; watch(current=True) starts afresh.",
+            )
+        )
 
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():
@@ -208,6 +233,8 @@ class JetStreamFeed:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        if self._copies is not None:
+            self._copies.close()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await consumer.close()
@@ -251,7 +278,9 @@ class JetStreamFeed:
             self._bucket_made = info["created"]
             self._last = 0  # another bucket of the same name: its numbers begin anew
             self._told.clear()
-        await self._open_consumer(deliver_policy="by_start_sequence", opt_start_seq=self._last + 1)
+            if self._copies is not None:
+                self._copies.clear()
+        await self._open_consumer()
 
     async def _watch_heartbeats(self) -> None:
         """A consumer that fell silent is gone: the server removed it, or lost it in a restart."""

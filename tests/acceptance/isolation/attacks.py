@@ -151,6 +151,14 @@ async def read_inboxes(world: World) -> bool:
     return await world.comes(lambda: SECRET in heard)
 
 
+@succeeds_when("open")
+async def overhear_changes(world: World) -> bool:
+    heard = await world.listen(f"kv_changes.{world.theirs}.>")
+    heard_widely = await world.listen("kv_changes.>")
+    await world.watch.request(f"$KV.{world.theirs}.another", SECRET, timeout=5)
+    return await world.comes(lambda: SECRET in heard + heard_widely)
+
+
 # ── Writing into the victim's bucket, or destroying it ───────────────────────────────────────────
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import stat
 import time
+from pathlib import Path
 
 import attrs
 import psycopg
 import pytest
 
-from rosey_deploy.provision import actions
+from rosey_deploy.provision import actions, users
 from rosey_deploy.provision.files import hold
 from rosey_deploy.provision.reconcile import opened
 from rosey_deploy.provision.users import read_credentials
 from rosey_kvstore.errors import InvalidRequest, Unavailable
+from rosey_kvstore.jetstream import bucket
 from rosey_rowstore.engine.model import Limits
 from rosey_rowstore.plugins import Plugin
 from rosey_storage import Column, NotProvisioned, PermissionDenied, QuotaExceeded, Storage
@@ -75,6 +79,40 @@ async def test_limits_follow_the_file(own_installation: Installation, plugin: st
         with pytest.raises(QuotaExceeded):
             for number in range(20):
                 await storage.kv.set(f"k{number}", "x" * 60_000)
+
+
+async def test_an_installation_from_before_copies(
+    own_installation: Installation, plugin: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Watches work on it, and with its credentials; `apply` brings the copies, and with them every change."""
+    with monkeypatch.context() as older:
+        older.setattr(bucket, "copies_config", lambda _: None)
+        older.setattr(users, "copies_config", lambda _: {"dest": "_INBOX.>"})
+        await own_installation.add(plugin)
+    old = shutil.copy2(own_installation.credentials(plugin), tmp_path / "old.creds")
+
+    async def told(storage: Storage, *, writes: int) -> int:
+        async with storage.kv.watch(prefix="n") as changes:
+            await asyncio.gather(*(storage.kv.set("n", number) for number in range(writes)))
+            await storage.kv.set("n", "end")
+            async with asyncio.timeout(30):
+                count = 1
+                while (await anext(changes)).value != "end":
+                    count += 1
+        return count
+
+    async with own_installation.storage(plugin) as storage:
+        assert await told(storage, writes=0) == 1
+        outcome = await own_installation.apply()
+        assert not outcome.failures
+        assert {change.part for change in outcome.changes} == {"credentials", "bucket"}
+        assert "republish" in next(change.detail for change in outcome.changes if change.part == "bucket")
+        assert (await own_installation.apply()).changes == []
+        assert await told(storage, writes=0) == 1
+    async with own_installation.storage(plugin, credentials=Path(old)) as storage:
+        assert await told(storage, writes=0) == 1
+    async with own_installation.storage(plugin) as storage:
+        assert await told(storage, writes=300) == 301
 
 
 async def test_what_was_lost_is_made_again(own_installation: Installation, plugin: str) -> None:

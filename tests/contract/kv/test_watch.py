@@ -132,6 +132,17 @@ async def test_every_change_of_a_hot_key(place: Place) -> None:
             assert [change.value for change in found] == list(range(1, 501))
 
 
+async def test_every_change_of_a_burst(place: Place) -> None:
+    """Writes of one key that are sent together, fifty times what its history holds, are told one by one."""
+    kv, other = await place.kv(), await place.kv()
+    async with kv.watch(prefix="n") as near, other.watch() as far:
+        made = await asyncio.gather(*(kv.set("n", number) for number in range(500)))
+        for changes in (near, far):
+            found = await take(changes, 500)
+            assert [change.revision for change in found] == sorted(made)
+            assert {change.value for change in found} == set(range(500))
+
+
 async def test_expiry_is_told_once(place: Place) -> None:
     """One event for each expiry, soon after it, to each watcher; a write in time prevents it."""
     kv, other = await place.kv(), await place.kv()

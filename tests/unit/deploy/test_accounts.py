@@ -107,7 +107,7 @@ def test_the_list_of_a_plugin_is_narrow():
     """Nothing but its bucket and its subject; no wildcard stands where a name belongs."""
     listed = plugin_permissions("quotes", "storage", kv=True, inspector=False)
     assert all("plugin_quotes" in subject or ".quotes." in subject for subject in listed.publish)
-    assert listed.subscribe == ("_INBOX.>",)
+    assert listed.subscribe == ("_INBOX.>", "kv_changes.plugin_quotes.>")
     assert plugin_permissions("quotes", "storage", kv=False, inspector=False).publish == (
         "storage.v1.quotes.>",
     )
