@@ -110,13 +110,17 @@ class PushConsumer:
 
     async def close(self) -> None:
         """Remove it; where the server is away it removes itself. Closing twice is no error."""
+        if (removing := self.begin_close()) is not None:
+            # A caller that is cancelled here leaves no consumer behind.
+            await asyncio.shield(removing)
+
+    def begin_close(self) -> asyncio.Task[None] | None:
+        """Do what `close` does without waiting; the task is None where it is closed."""
         subscription, self._subscription = self._subscription, None
         if subscription is None:
-            return
+            return None
         subscription.close()
-        removing = asyncio.ensure_future(self._remove())
-        # A caller that is cancelled here leaves no consumer behind.
-        await asyncio.shield(removing)
+        return asyncio.get_running_loop().create_task(self._remove())
 
     async def _remove(self) -> None:
         with contextlib.suppress(StorageError):
