@@ -108,9 +108,11 @@ def decode_certain(tails: Sequence[bytes]) -> list[str] | None:
     if not tails or max(map(len, tails)) > MAX_ENCODED:
         return None
     joined = b"\n".join(tails)
-    # No key has a token without a character.
+    # No key has a token without a character, and neither has a list of them.
     tokens = joined.translate(_LINES_AS_TOKENS)
-    if tokens[:1] in b"." or tokens[-1:] in b"." or b".." in tokens or not _certain(joined):
+    if not tokens or tokens.startswith(b".") or tokens.endswith(b".") or b".." in tokens:
+        return None
+    if not _certain(joined):
         return None
     try:
         # Quoted-printable's escapes are ours; what else it knows has no way in.

@@ -25,7 +25,7 @@ Take = Callable[[int, bytes, bytes, bytes, bytes | None], None]
 
 _LONGEST_LINE = 1 << 20  # an INFO of a large cluster has some kilobytes
 _MUCH = 1 << 15  # a read of so many bytes is not copied
-_BIT = 1 << 10
+_BIT = 1 << 9
 
 
 class FastParser(Parser):

@@ -51,7 +51,7 @@ class PushConsumer:
         self._idle = idle
         self._denied = denied
         # It rides along with every message that the server pushes.
-        self.name = f"r-{secrets.token_urlsafe(8)}"
+        self.name = f"r-{secrets.token_urlsafe(6)}"
         self._subscription: Subscription | None = None
         self._skip = len(api.prefix)
 
