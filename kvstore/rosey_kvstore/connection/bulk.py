@@ -152,7 +152,7 @@ def _size(sizes: bytes) -> int:
 
 
 def secret_sid() -> int:
-    """Return a number for a subscription that no message can hold: the server tells it to nobody else."""
+    """Return a number for a subscription that no message can hold: the server tells it to no other client."""
     return 10**11 + secrets.randbelow(9 * 10**11)
 
 
