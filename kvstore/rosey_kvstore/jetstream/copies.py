@@ -3,25 +3,21 @@
 A consumer reads the stream. A key that changes more often than its history is deep, before the server comes
 to it, has lost messages by then: of 500 writes sent together a consumer saw a fifth. The server publishes a
 copy while it stores (the stream's `republish`), so no copy is late; but copies pass a client that is away,
-and those of a leader that dies may never go out. A watch goes by its consumer and takes from the copies what
-the consumer left out.
+and those of a leader that dies may never go out. A watch therefore needs both; see `merge`.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
-
-from attrs import frozen
 
 from rosey_kvstore.connection import Subscription
 from rosey_kvstore.errors import StorageError
 from rosey_kvstore.jetstream.api import Api
-from rosey_kvstore.jetstream.messages import field, moment, sequence_of
+from rosey_kvstore.jetstream.merge import Message
+from rosey_kvstore.jetstream.messages import sequence_of
 
-__all__ = ["Copies", "Copy", "copies_config", "copies_prefix"]
+__all__ = ["copies_config", "copies_prefix", "subscribe_to_copies"]
 
 _ROOT: Final = "kv_changes"
 
@@ -41,72 +37,28 @@ def copies_prefix(config: Mapping[str, Any], bucket: str) -> str | None:
     return dest.removesuffix(">") if dest.endswith(".>") else None
 
 
-@frozen(order=True)
-class Copy:
-    """One stored message: its revision, the tail of its subject, its data and header block."""
-
-    revision: int
-    tail: str
-    data: bytes
-    block: bytes
-
-    @property
-    def created(self) -> dt.datetime:
-        """When it was stored."""
-        return moment((field(self.block, b"Nats-Time-Stamp") or b"").decode())
-
-
-class Copies:
-    """The copies that no consumer has passed yet.
+def subscribe_to_copies(
+    api: Api,
+    prefix: str,
+    tail: str,
+    *,
+    receive: Callable[[Message], None],
+    denied: Callable[[StorageError], None],
+) -> Subscription:
+    """Subscribe to the copies of keys below `tail`.
 
     Args:
         api: The bucket.
-        prefix: What stands before the tails.
+        prefix: What `copies_prefix` said.
         tail: The filter, behind the prefix.
-        most: So many may wait; one more calls `full`.
-        full: Called then; `close` is what is left to do.
+        receive: Called for each copy.
+        denied: Called when the credentials do not allow it: they are from before there were copies.
     """
+    skip = len(prefix)
 
-    def __init__(self, api: Api, prefix: str, tail: str, *, most: int, full: Callable[[], None]) -> None:
-        self._waiting: list[Copy] = []
-        self._most = most
-        self._full = full
-        self._skip = len(prefix)
-        # Without the permission (credentials from before there were copies) there are none: no error.
-        self._subscription: Subscription | None = api.connection.subscribe_raw(
-            prefix + tail, self._take, self._denied
-        )
-        self._passed = 0
-
-    def before(self, revision: int) -> Iterator[Copy]:
-        """Give, in order, those that are older; they and that of `revision` itself are then gone."""
-        self._passed = max(self._passed, revision)
-        while self._waiting and self._waiting[0].revision <= revision:
-            copy = heapq.heappop(self._waiting)
-            if copy.revision < revision:
-                yield copy
-
-    def clear(self) -> None:
-        """Forget all: the bucket is another one, and its revisions begin anew."""
-        self._waiting.clear()
-        self._passed = 0
-
-    def close(self) -> None:
-        """End it; closing twice is no error."""
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            subscription.close()
-        self._waiting.clear()
-
-    def _take(self, subject: bytes, _: bytes, data: bytes, block: bytes | None) -> None:
+    def take(subject: bytes, _: bytes, data: bytes, block: bytes | None) -> None:
         revision = sequence_of(block or b"")
-        # Those of two leaders may cross: the smallest is always on top.
-        if revision > self._passed:
-            if len(self._waiting) >= self._most:
-                self._full()
-                return
-            tail = subject.decode("utf-8", "replace")[self._skip :]
-            heapq.heappush(self._waiting, Copy(revision, tail, data, block or b""))
+        if revision:
+            receive(Message(revision, subject.decode("utf-8", "replace")[skip:], data, block))
 
-    def _denied(self, _: StorageError) -> None:
-        self._subscription = None
+    return api.connection.subscribe_raw(prefix + tail, take, denied)

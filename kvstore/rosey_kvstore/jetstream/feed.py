@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from rosey_kvstore.backend import Record
+from rosey_kvstore.connection import Subscription
 from rosey_kvstore.errors import NotProvisioned, Overloaded, PermissionDenied, QuotaExceeded, StorageError
-from rosey_kvstore.jetstream.copies import Copies
-from rosey_kvstore.jetstream.messages import moment_of, operation_of
+from rosey_kvstore.jetstream.copies import subscribe_to_copies
+from rosey_kvstore.jetstream.merge import Merge, Message
+from rosey_kvstore.jetstream.messages import operation_of
 from rosey_kvstore.jetstream.push import HEARTBEAT, Place, PushConsumer
 from rosey_kvstore.keys import decode_key
 
@@ -50,8 +51,10 @@ class JetStreamFeed:
         self._waiting: deque[Record] = deque()
         self._news: asyncio.Future[None] | None = None
         self._consumer: PushConsumer | None = None
-        self._copies: Copies | None = None
-        self._last = 0  # the revision up to which everything was told
+        self._copies: Subscription | None = None
+        self._merge = Merge(self._tell, most=buffer, full=self._overflow)
+        self._received = 0  # the revision up to which the consumer told everything
+        self._last = 0  # the revision up to which everything waits for the reader, or was read
         self._bucket_made = ""
         self._number = 0  # of the last message in this consumer
         self._seen = 0.0  # when the consumer was last heard of
@@ -81,13 +84,30 @@ class JetStreamFeed:
 
     async def _begin(self) -> None:
         if self._api.copies is not None:
-            self._copies = Copies(
-                self._api, self._api.copies, self._tail, most=self._buffer, full=self._overflow
+            self._copies = subscribe_to_copies(
+                self._api,
+                self._api.copies,
+                self._tail,
+                receive=self._merge.take_copy,
+                denied=lambda _: self._without_copies(),
             )
         info = await self._api.info()
         self._bucket_made = info["created"]
-        self._last = int(info["state"]["last_seq"])
+        self._last = self._received = self._stored(info)
         await self._open_consumer()
+
+    def _stored(self, info: Mapping[str, Any]) -> int:
+        """Return the bucket's last revision; what is stored from now on has a copy."""
+        last = int(info["state"]["last_seq"])
+        if self._copies is not None:
+            self._merge.expect_copies(after=last)
+        return last
+
+    def _without_copies(self) -> None:
+        copies, self._copies = self._copies, None
+        if copies is not None:
+            copies.close()
+        self._merge.expect_none()
 
     async def next(self) -> Record | None:
         """Return the next change."""
@@ -166,7 +186,9 @@ class JetStreamFeed:
         consumer = PushConsumer(self._api, receive=receive, idle=idle, denied=self._fail)
         self._consumer, self._number = consumer, 0
         self._seen = asyncio.get_running_loop().time()
-        await consumer.open([self._tail], deliver_policy="by_start_sequence", opt_start_seq=self._last + 1)
+        await consumer.open(
+            [self._tail], deliver_policy="by_start_sequence", opt_start_seq=self._received + 1
+        )
 
     def _take(self, tail: str, data: bytes, block: bytes | None, place: Place) -> None:
         revision, number, _, when = place
@@ -177,30 +199,29 @@ class JetStreamFeed:
             self._rebuild()
             return
         self._number = number
-        if self._copies is not None:
-            for copy in self._copies.before(revision):
-                self._tell(copy.revision, copy.tail, copy.data, copy.block, copy.created)
-        self._tell(revision, tail, data, block, moment_of(when))
+        if revision > self._received:
+            self._received = revision
+            self._merge.take(Message(revision, tail, data, block, when))
 
-    def _tell(self, revision: int, tail: str, data: bytes, block: bytes | None, when: dt.datetime) -> None:
+    def _tell(self, message: Message) -> None:
         """Put a change behind those that wait for the reader."""
-        if revision <= self._last or self._error is not None:
+        if self._closed or self._error is not None or message.revision <= self._last:
             return
-        self._last = revision
-        key = decode_key(tail)
+        self._last = message.revision
+        key = decode_key(message.tail)
         if key is None or not key.startswith(self._prefix):
             return
         if len(self._waiting) >= self._buffer:
             self._overflow()
             return
-        operation = operation_of(block)
+        operation = operation_of(message.block)
         self._waiting.append(
             Record(
                 key=key,
-                data=data if operation == "set" else None,
-                revision=revision,
+                data=message.data if operation == "set" else None,
+                revision=message.revision,
                 operation=operation,
-                created=when,
+                created=message.created,
             )
         )
         self._wake()
@@ -235,6 +256,7 @@ class JetStreamFeed:
                     await task
         if self._copies is not None:
             self._copies.close()
+        self._merge.clear()
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await consumer.close()
@@ -276,10 +298,10 @@ class JetStreamFeed:
         info = await self._api.info()
         if info["created"] != self._bucket_made:
             self._bucket_made = info["created"]
-            self._last = 0  # another bucket of the same name: its numbers begin anew
+            self._last = self._received = 0  # another bucket of the same name: its numbers begin anew
             self._told.clear()
-            if self._copies is not None:
-                self._copies.clear()
+            self._merge.clear()
+        self._stored(info)
         await self._open_consumer()
 
     async def _watch_heartbeats(self) -> None:

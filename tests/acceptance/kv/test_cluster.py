@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, closing
+from contextlib import AsyncExitStack, ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,14 @@ from rosey_deploy.stack.nats import NatsServer
 from rosey_kvstore import KV
 from rosey_kvstore.backend import BucketLimits
 from rosey_kvstore.connection import Connection
-from rosey_kvstore.errors import KeyExists, NotProvisioned, RevisionMismatch, StorageError, Unavailable
+from rosey_kvstore.errors import (
+    KeyExists,
+    NotProvisioned,
+    RevisionMismatch,
+    StorageError,
+    StorageTimeout,
+    Unavailable,
+)
 from rosey_kvstore.jetstream import JetStreamBackend
 
 pytestmark = pytest.mark.slow
@@ -152,3 +160,53 @@ async def test_an_expired_key_is_gone_without_delay(kvs: list[KV]):
     assert loop.time() - began < 2
     await kv.create("short", 2)
     assert await kv.get("short") == 2
+
+
+async def test_a_watch_over_the_death_of_a_leader(cluster: Cluster, kvs: list[KV]):
+    """Nothing acknowledged is missing from a watch, nothing comes twice or out of order; bursts included."""
+    async with AsyncExitStack() as stack:
+        made: list[KV] = []
+        for _ in range(3):
+            connection = await Connection.open(cluster.urls, timeout=10)
+            stack.push_async_callback(connection.close)
+            made.append(KV(JetStreamBackend(connection, bucket=BUCKET), plugin="quotes", timeout=10))
+            stack.push_async_callback(made[-1].close)
+        writer, *watchers = made
+        watches = [await stack.enter_async_context(kv.watch(prefix="w")) for kv in watchers]
+        seen: list[dict[int, tuple[str, int]]] = [{} for _ in watches]
+        acknowledged: dict[int, tuple[str, int]] = {}
+
+        async def write(key: str, value: int) -> None:
+            with contextlib.suppress(
+                Unavailable, StorageTimeout
+            ):  # away, or nobody knows whether it was done
+                acknowledged[await writer.set(key, value)] = (key, value)
+
+        async def write_own(phase: str) -> None:
+            for turn in range(20):
+                await asyncio.gather(*(write(f"w.{phase}.{turn}.{number}", turn) for number in range(10)))
+
+        async def write_hot() -> None:
+            """Writes of one key that are sent together, far more than its history holds."""
+            await asyncio.gather(*(write("w.hot", number) for number in range(100)))
+
+        async def read() -> None:
+            last = await writer.set("w.last", 0)
+            async with asyncio.timeout(60):
+                for watch, told in zip(watches, seen, strict=True):
+                    while max(told, default=0) < last:
+                        change = await anext(watch)
+                        assert change.revision > max(told, default=0)
+                        told[change.revision] = (change.key, change.value)
+
+        await write_hot()
+        await read()
+        info = await JetStreamBackend(connection, bucket=BUCKET).api.info()
+        leader = int(info["cluster"]["leader"].removeprefix("n"))
+        await asyncio.gather(write_own("during"), asyncio.to_thread(cluster.servers[leader].kill))
+        await write_own("after")
+        await write_hot()
+        await read()
+        assert len(acknowledged) > 500
+        for told in seen:
+            assert acknowledged.items() <= told.items()
