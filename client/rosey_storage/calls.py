@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from attrs import define
@@ -110,14 +110,14 @@ class Calls:
             await asyncio.sleep(min(wait, left / 2))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _sent(self, tail: str, payload: bytes, left: float, key: str | None) -> bytes:
+    def _sent(self, tail: str, payload: bytes, left: float, key: str | None) -> Awaitable[bytes]:
         # The service gives up a little before the caller does, so that its own word arrives: it knows
         # whether the statement was cancelled or done.
         told = max(1, round((left - min(0.1, left / 10)) * 1000))
         headers = {TIMEOUT_HEADER: str(told)}
         if key is not None:
             headers[MESSAGE_ID_HEADER] = key
-        return await self.transport.request(tail, payload, headers, timeout=left)
+        return self.transport.request(tail, payload, headers, timeout=left)
 
 
 def _encoded(request: object) -> bytes:

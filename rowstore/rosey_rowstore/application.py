@@ -18,7 +18,8 @@ from rosey_rowstore.databases import database_for
 from rosey_rowstore.databases.base import StaleSchemaError, Work
 from rosey_rowstore.databases.describe import describe, summaries
 from rosey_rowstore.databases.failures import internal_fault
-from rosey_rowstore.engine.model import Limits, Plan, Table
+from rosey_rowstore.engine.model import Limits, Table
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.events import Events
 from rosey_rowstore.migrations.calls import MigrationCalls
 from rosey_rowstore.plugins import KnownPlugins
@@ -221,7 +222,7 @@ class Application:
                 f"The plugin {plugin!r} has no rows.",
                 hint="An operator gives it `rows = true` in plugins.toml.",
             )
-        return self._plugins.limits_for(plugin)
+        return self._plugins.limits_for(plugin) if known is None else known.limits
 
     async def _rows(self, call: _Call, stale: Tables | None) -> bytes:
         database, plugin, limits = self._database, call.plugin, call.limits

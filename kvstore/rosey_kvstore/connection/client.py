@@ -1,7 +1,7 @@
 """nats-py's client with a shorter way for requests; connect, TLS, authentication and reconnect stay its own.
 
 nats-py takes about six turns of the event loop per request: flusher, reader, callback task, `wait_for`.
-Here a reply is resolved where it is parsed, the commands of one turn leave in one write, and a timeout
+Here a reply is resolved where it is parsed, the commands of one turn leave in few writes, and a timeout
 is one timer. What this leans on inside nats-py is held by tests/unit/kvstore/test_nats_internals.py.
 """
 
@@ -37,6 +37,7 @@ LONGEST_WAIT = 0.5
 LONGEST_WAIT_REFUSED = 5.0
 
 _READ_SIZE = 32768
+_TOGETHER = 16  # commands in one write: the server and who answers begin while the rest is being made
 _NO_RESPONDERS = b"NATS/1.0 503"
 _REFUSED = re.compile("authorization|authentication|account active connections", re.IGNORECASE)
 _DENIED = re.compile(r'permissions violation for (\w+)[^"]*"([^"]*)"', re.IGNORECASE)
@@ -150,7 +151,7 @@ class FastClient(Client):
         self.waiting[token] = (future, subject, deadline, timeout)
         if deadline < self._sweep_at:
             self._sweep_later(deadline)
-        # One alone does not wait for the loop's turn to end; of 64 at once, all leave in one write.
+        # One alone does not wait for the loop's turn to end; of 64 at once, sixteen leave in one write.
         self.send(_publish(subject, self.inbox + token, header, payload), at_once=len(self.waiting) == 1)
         return token, future
 
@@ -209,7 +210,7 @@ class FastClient(Client):
         self.send(_publish(subject, reply.encode(), header, payload))
 
     def send(self, sent: bytes, *, at_once: bool = False) -> None:
-        """Write at the end of this turn of the loop, together with what else leaves in it, or now."""
+        """Write at the end of this turn of the loop, with what else leaves in it up to a bound, or now."""
         out = self._out
         if at_once and not out:
             self._write(sent)
@@ -217,6 +218,8 @@ class FastClient(Client):
         if not out:
             self._loop.call_soon(self._end_turn)
         out.append(sent)
+        if len(out) >= _TOGETHER:
+            self._end_turn()
 
     def _end_turn(self) -> None:
         if self._out:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 import attrs
-from attrs import define, frozen
+from attrs import frozen
+from msgspec import Struct
 
-from rosey_rowstore.engine.model import Limits, Plan, Result, Table
+from rosey_rowstore.engine.model import Limits, Result, Table
 from rosey_rowstore.engine.planner import Planner
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.protocol import DefineRequest, Fault, nearest
 
 __all__ = [
@@ -63,8 +65,7 @@ class Answer(Protocol):
         """Take a `Fault`, a `StaleSchemaError`, or a fault of the service's own."""
 
 
-@define(eq=False)
-class Work:
+class Work(Struct, eq=False):
     """One request on its way through a database.
 
     Attributes:

@@ -18,7 +18,8 @@ from attrs import frozen
 from rosey_rowstore.engine.catalog_types import is_foreign
 from rosey_rowstore.engine.conditions import Conditions
 from rosey_rowstore.engine.filters import FilterParser, Shape, find_column
-from rosey_rowstore.engine.model import Column, ColumnType, Limits, Plan, Result, Statement
+from rosey_rowstore.engine.model import Column, ColumnType, Limits, Result, Statement
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.engine.rows import RowReader, check_reply, room_for_rows
 from rosey_rowstore.engine.selects import check_limit
 from rosey_rowstore.engine.sql import Compiled, Expression, Sql, literal

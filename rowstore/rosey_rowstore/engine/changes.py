@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from rosey_rowstore.engine.clock import now_text
 from rosey_rowstore.engine.conditions import Conditions
 from rosey_rowstore.engine.filters import FilterParser, Shape
-from rosey_rowstore.engine.model import Limits, Plan, Result, Statement
+from rosey_rowstore.engine.model import Limits, Result, Statement
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.engine.rows import check_reply, room_for_rows, written_reply
 from rosey_rowstore.engine.sets import Change, parse_set, stored_change
 from rosey_rowstore.engine.sql import Compiled, Expression, Sql

@@ -7,6 +7,7 @@ import decimal
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
@@ -14,9 +15,25 @@ from typing import Any, Final
 from attrs import frozen
 
 from rosey_rowstore.engine.model import Column, ColumnType, Dialect
-from rosey_rowstore.engine.values import canonical_decimal, format_datetime, json_key
+from rosey_rowstore.engine.values import (
+    TEXTUAL,
+    canonical_decimal,
+    check_value,
+    check_written,
+    format_datetime,
+    json_key,
+)
 
-__all__ = ["CODECS", "Codec", "Decoder", "Encoder", "decoder_for", "encodable_for"]
+__all__ = [
+    "CODECS",
+    "Codec",
+    "Decoder",
+    "Encoder",
+    "decoder_for",
+    "encodable_for",
+    "operand_for",
+    "writer_for",
+]
 
 Encoder = Callable[[Any], Any]
 Decoder = Callable[[Any], Any]
@@ -105,6 +122,41 @@ CODECS: Final[Mapping[Dialect, Codec]] = {
         array=_sqlite_array,
     ),
 }
+
+
+# What a column takes, in one call: checked, and as the driver takes it.
+
+
+def operand_for(column: Column, codec: Codec) -> Encoder:
+    """Return what makes a driver value of a JSON value to compare with `column`; see `check_value`."""
+    encode = codec.compare.get(column.type)
+
+    def operand(value: Any) -> Any:
+        stored = check_value(column, value)
+        return stored if encode is None else encode(stored)
+
+    return operand
+
+
+def writer_for(column: Column, codec: Codec) -> Encoder:
+    """Return what makes a driver value of a JSON value to write to `column`; see `check_written`."""
+
+    def write(value: Any) -> Any:
+        return codec.written(column.type, check_written(column, value))
+
+    if column.type not in TEXTUAL:
+        return write
+    # Of such a text nothing else could be amiss: it has as many bytes as letters.
+    most = min(
+        (most for most in (column.max_length, column.indexed_bytes) if most is not None), default=sys.maxsize
+    )
+
+    def write_text(value: Any) -> Any:
+        if type(value) is str and value.isascii() and len(value) <= most and "\0" not in value:
+            return value
+        return write(value)
+
+    return write_text
 
 
 # What the databases give back. Both dialects share the decoders: a driver's own type or text comes in.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from attrs import frozen
 from sqlalchemy.dialects import postgresql, sqlite
 
 from rosey_rowstore.engine.clock import now_text
-from rosey_rowstore.engine.model import Column, Limits, Plan, Result, Statement
+from rosey_rowstore.engine.codecs import writer_for
+from rosey_rowstore.engine.model import Column, Limits, Result, Statement
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.engine.rows import check_reply, largest_text, room_for_rows, written_reply
 from rosey_rowstore.engine.sets import check_rule, merged
 from rosey_rowstore.engine.sharing import SharedInsert
@@ -47,9 +49,15 @@ class _Conflict:
 
 def plan_insert(sql: Sql, cache: Cache, facts: TableFacts, request: InsertRequest, limits: Limits) -> Plan:
     """Return the plan of an insert: one statement, unless rows leave different computed defaults out."""
+    alone = len(request.rows) == 1
+    if alone and (plan := _plan_known(sql, facts, request, limits)) is not None:
+        return plan
     _check_count(request.rows, limits)
     batches = _batches(sql, facts, request.rows, fills=True)
-    return _plan(sql, cache, facts, batches, None, request=request, limits=limits)
+    plan = _plan(sql, cache, facts, batches, None, request=request, limits=limits)
+    if alone and not plan.atomic:
+        _remember(sql, cache, facts, request, plan=plan, limits=limits)
+    return plan
 
 
 def plan_upsert(sql: Sql, cache: Cache, facts: TableFacts, request: UpsertRequest, limits: Limits) -> Plan:
@@ -235,6 +243,72 @@ def _plan(
     )
 
 
+# rows like one before
+
+
+class _Known(NamedTuple):
+    """What the insert of a row needs when one of the same columns was planned before.
+
+    Attributes:
+        limits: Those under which it was planned; under others it is planned anew.
+        writers: Make the driver's values, in the order of the row.
+        room: Bytes that the returned row has for the texts that are given; None where it does not matter.
+    """
+
+    limits: Limits
+    writers: tuple[Callable[[Any], Any], ...]
+    one: Compiled
+    room: int | None
+    finish: Callable[[Sequence[Result]], bytes]
+    shared: SharedInsert | None
+
+
+def _plan_known(sql: Sql, facts: TableFacts, request: InsertRequest, limits: Limits) -> Plan | None:
+    """Return the plan of a row like one before; None where there was none, or a value does not fit."""
+    (row,) = request.rows
+    known: _Known | None = facts.additions.peek((request.returning, *row))
+    if known is None or known.limits is not limits:
+        return None
+    try:
+        values = [write(value) for write, value in zip(known.writers, row.values(), strict=True)]
+    except Fault:
+        return None  # it is said with its place
+    if known.room is not None and sum([largest_text(v) for v in values if type(v) is str]) > known.room:
+        return None
+    if not sql.postgres:
+        values += _now(sql)
+    return Plan(
+        statements=(Statement(known.one.sql, known.one.bind(values)),),
+        finish=known.finish,
+        writes=True,
+        atomic=False,
+        tables=facts.names,
+        shared=known.shared,
+    )
+
+
+def _remember(
+    sql: Sql, cache: Cache, facts: TableFacts, request: InsertRequest, *, plan: Plan, limits: Limits
+) -> None:
+    """Keep what the next row of the same columns needs."""
+    (row,) = request.rows
+    names = tuple(row)
+    room = None
+    if request.returning:
+        if facts.default_size is None:
+            return
+        room = room_for_rows(limits) - facts.reader.fixed - facts.default_size
+    known = _Known(
+        limits,
+        tuple(writer_for(facts.table.by_name[name], sql.codec) for name in names),
+        _compiled_single(sql, cache, facts, names, None, returning=request.returning),
+        room,
+        plan.finish,
+        plan.shared,  # type: ignore[arg-type]  # an insert's
+    )
+    facts.additions.put((request.returning, *names), known)
+
+
 def _shared(
     sql: Sql, cache: Cache, facts: TableFacts, names: Names, *, returning: bool
 ) -> SharedInsert | None:
@@ -302,7 +376,7 @@ def _statements(
     names, rows = batch.names, batch.rows
     key = (facts.key, "insert", names, conflict, returning)
     if len(rows) == 1 or not names:
-        one = cache.get(key, lambda: _single(sql, facts, names, conflict, returning=returning))
+        one = _compiled_single(sql, cache, facts, names, conflict, returning=returning)
         return [Statement(one.sql, one.bind([*row, *_now(sql)])) for row in rows]
     if sql.postgres:
         many = cache.get((*key, "many"), lambda: _unnested(sql, facts, names, conflict, returning=returning))
@@ -319,6 +393,13 @@ def _statements(
         )
         found.append(Statement(statement.sql, statement.bind([*(v for row in part for v in row), *now])))
     return found
+
+
+def _compiled_single(
+    sql: Sql, cache: Cache, facts: TableFacts, names: Names, conflict: _Conflict | None, *, returning: bool
+) -> Compiled:
+    key = (facts.key, "insert", names, conflict, returning)
+    return cache.get(key, lambda: _single(sql, facts, names, conflict, returning=returning))
 
 
 def _now(sql: Sql) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from attrs import field, frozen
@@ -14,7 +14,6 @@ __all__ = [
     "Dialect",
     "Index",
     "Limits",
-    "Plan",
     "Result",
     "Shared",
     "Statement",
@@ -157,30 +156,3 @@ class Shared(Protocol):
 
     def apart(self, each: Sequence[Sequence[Any]], result: Result, /) -> list[Result]:
         """Return what the single statement would have given to each."""
-
-
-@frozen(kw_only=True)
-class Plan:
-    """Everything a database needs to answer one request.
-
-    Attributes:
-        statements: Run in this order, on one connection.
-        finish: Makes the reply, the JSON of the contract's result, from one `Result` a statement; it
-            may raise a `Fault`.
-        writes: Runs on the write lane.
-        atomic: Needs a transaction of its own, because there are several statements or because
-            `finish` may refuse after they ran: a `Fault` out of `finish` rolls back. A plan that is
-            not atomic is one statement and may share a pipeline with others.
-        tables: The names it touches, for the words of an error.
-        places: Where in the request each statement comes from, as `operations[1]`; empty where they all
-            come from the one request.
-        shared: How it may be one statement with other requests that wait; None where it may not.
-    """
-
-    statements: tuple[Statement, ...]
-    finish: Callable[[Sequence[Result]], bytes]
-    writes: bool
-    atomic: bool
-    tables: tuple[str, ...]
-    places: tuple[str, ...] = ()
-    shared: Shared | None = None

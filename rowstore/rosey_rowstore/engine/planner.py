@@ -8,7 +8,8 @@ from typing import Any
 from rosey_rowstore.engine.aggregates import plan_aggregate
 from rosey_rowstore.engine.changes import plan_delete, plan_update
 from rosey_rowstore.engine.inserts import plan_insert, plan_upsert
-from rosey_rowstore.engine.model import Dialect, Limits, Plan, Result, Table
+from rosey_rowstore.engine.model import Dialect, Limits, Result, Table
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.engine.rows import room_for_rows
 from rosey_rowstore.engine.selects import plan_search, plan_select
 from rosey_rowstore.engine.sql import PostgresText, Sql

@@ -104,11 +104,16 @@ class RowReader:
         width = len(self.names)
         if len(rows) == 1:
             return [self._make(*_decoded(rows[0], self._values)[:width])]
+        made: dict[int, Sequence[Any]] = {}
+        for index, decode in self._columns:  # column by column: most of them need nothing
+            column = [row[index] for row in rows]
+            if (decoded := decode(column)) is not column:
+                made[index] = decoded
         found: Iterable[Sequence[Any]] = rows
-        if self._columns:  # column by column: most of them need nothing
+        if made:
             columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
-            for index, decode in self._columns:
-                columns[index] = decode(columns[index])
+            for index, decoded in made.items():
+                columns[index] = decoded
             found = zip(*columns[:width], strict=True)
         elif len(rows[0]) > width:
             found = [row[:width] for row in rows]

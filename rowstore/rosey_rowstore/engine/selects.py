@@ -10,10 +10,12 @@ import sqlalchemy as sa
 from attrs import frozen
 from msgspec import Struct
 
+from rosey_rowstore.engine.codecs import operand_for
 from rosey_rowstore.engine.conditions import Conditions
 from rosey_rowstore.engine.cursors import open_cursor, query_digest, seal_cursor
 from rosey_rowstore.engine.filters import MOST_TERMS, FilterParser, Shape, find_column
-from rosey_rowstore.engine.model import Column, ColumnType, Limits, Plan, Result, Statement
+from rosey_rowstore.engine.model import Column, ColumnType, Limits, Result, Statement
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.engine.rows import RowReader, encode_rows, room_for_rows
 from rosey_rowstore.engine.sharing import SharedKey
 from rosey_rowstore.engine.sql import Compiled, Expression, Sql
@@ -28,6 +30,7 @@ _DEFAULT_LIMIT: Final = 100
 _PAGE: Final = b'{"rows":%b,"next_cursor":"%b"}'
 _LAST_PAGE: Final = b'{"rows":%b,"next_cursor":null}'
 _Order = tuple[tuple[str, bool], ...]
+_Finish = Callable[[Sequence[Result]], bytes]
 
 
 @frozen
@@ -48,6 +51,23 @@ class _Page:
     shared: SharedKey | None = None
 
 
+class _Known(NamedTuple):
+    """What a request needs that only asks columns to equal values, when one like it was planned before.
+
+    Attributes:
+        limits: Those under which it was planned; under others it is planned anew.
+        operands: Make the driver's values of what the columns equal, in the order of the filter.
+        finish: Makes the reply; None where the cursor that may follow depends on the request.
+    """
+
+    limits: Limits
+    operands: tuple[Callable[[Any], Any], ...]
+    page: _Page
+    limit: int
+    order: _Order
+    finish: _Finish | None
+
+
 class _Shape(NamedTuple):
     """All that one page's statement depends on; a key of the cache (a tuple's hash is the fastest)."""
 
@@ -64,6 +84,8 @@ def plan_select(
     sql: Sql, cache: Cache, facts: TableFacts, request: SelectRequest, limits: Limits, *, plugin: str
 ) -> Plan:
     """Return the plan of a select."""
+    if request.cursor is None and (plan := _plan_known(facts, request, limits, plugin)) is not None:
+        return plan
     columns = None if request.columns is None else _columns(facts, request.columns)
     return _plan(sql, cache, facts, request, limits, plugin=plugin, columns=columns, terms=(), searched=())
 
@@ -178,11 +200,7 @@ def _plan(
     values = parser.values
     if terms:
         values += [f"%{escape_like(term)}%" if sql.postgres else fold(term) for term in terms]
-
-    def digest() -> bytes:
-        query = getattr(request, "query", None)
-        return query_digest(plugin, facts.table.name, request.where, order, query, searched)
-
+    digest = _digest(facts, request, order, plugin=plugin, searched=searched)
     nulls = None
     if request.cursor is not None:
         place = open_cursor(request.cursor, digest(), len(order))
@@ -190,14 +208,93 @@ def _plan(
         values += _place_values(sql, facts, order, place)
     shape = _Shape(where, columns, order, limit, nulls, len(terms), searched)
     page = cache.get((facts.key, "select", shape), lambda: _compile(sql, facts, shape))
+    if request.cursor is None and not terms:
+        _remember(sql, facts, request, limits, page=page, limit=limit, order=order)
+    return _page_plan(facts, page, values, _finisher(page, limit, room_for_rows(limits), digest))
+
+
+def _page_plan(facts: TableFacts, page: _Page, values: Sequence[Any], finish: _Finish) -> Plan:
     return Plan(
         statements=(Statement(page.compiled.sql, page.compiled.bind(values)),),
-        finish=_finisher(page, limit, room_for_rows(limits), digest),
+        finish=finish,
         writes=False,
         atomic=False,
-        tables=(facts.table.name,),
+        tables=facts.names,
         shared=page.shared,
     )
+
+
+def _digest(
+    facts: TableFacts,
+    request: SelectRequest | SearchRequest,
+    order: _Order,
+    *,
+    plugin: str,
+    searched: tuple[str, ...] = (),
+) -> Callable[[], bytes]:
+    """Return what tells to which query a cursor belongs, worked out when there is one."""
+
+    def digest() -> bytes:
+        query = getattr(request, "query", None)
+        return query_digest(plugin, facts.table.name, request.where, order, query, searched)
+
+    return digest
+
+
+# requests like one before
+
+
+def _likeness(request: SelectRequest) -> tuple[Any, ...]:
+    where, columns = request.where, request.columns
+    return (
+        tuple(where),
+        tuple(map(type, where.values())),
+        tuple(request.order_by),
+        request.limit,
+        None if columns is None else tuple(columns),
+    )
+
+
+def _plan_known(facts: TableFacts, request: SelectRequest, limits: Limits, plugin: str) -> Plan | None:
+    """Return the plan of a request like one before; None where there was none, or a value does not fit."""
+    known: _Known | None = facts.pages.peek(_likeness(request))
+    if known is None or known.limits is not limits:
+        return None
+    try:
+        values = [
+            operand(value) for operand, value in zip(known.operands, request.where.values(), strict=True)
+        ]
+    except Fault:
+        return None  # it is said with its place
+    finish = known.finish
+    if finish is None:
+        digest = _digest(facts, request, known.order, plugin=plugin)
+        finish = _finisher(known.page, known.limit, room_for_rows(limits), digest)
+    return _page_plan(facts, known.page, values, finish)
+
+
+def _remember(
+    sql: Sql,
+    facts: TableFacts,
+    request: SelectRequest | SearchRequest,
+    limits: Limits,
+    *,
+    page: _Page,
+    limit: int,
+    order: _Order,
+) -> None:
+    """Keep what the next request needs that differs from this in the values alone that columns equal."""
+    if not isinstance(request, SelectRequest):
+        return
+    operands = []
+    for name, operand in request.where.items():
+        column = facts.table.by_name.get(name)
+        if column is None or column.type is ColumnType.JSON or operand is None or type(operand) is dict:
+            return
+        operands.append(operand_for(column, sql.codec))
+    finish = None if page.place_at else _finisher(page, limit, room_for_rows(limits), bytes)
+    known = _Known(limits, tuple(operands), page, limit, order, finish)
+    facts.pages.put(_likeness(request), known)
 
 
 def _place_values(sql: Sql, facts: TableFacts, order: _Order, place: Sequence[Any]) -> list[Any]:
@@ -215,9 +312,7 @@ def _place_values(sql: Sql, facts: TableFacts, order: _Order, place: Sequence[An
 # reading
 
 
-def _finisher(
-    page: _Page, limit: int, room: int, digest: Callable[[], bytes]
-) -> Callable[[Sequence[Result]], bytes]:
+def _finisher(page: _Page, limit: int, room: int, digest: Callable[[], bytes]) -> _Finish:
     def finish(results: Sequence[Result]) -> bytes:
         raw = results[0].rows
         more = len(raw) > limit

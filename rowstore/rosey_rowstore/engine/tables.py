@@ -39,10 +39,22 @@ class Cache:
             return found
         if (found := self._old.get(key, _NONE)) is _NONE:
             found = make()
-        self._young[key] = found
+        self.put(key, found)
+        return found
+
+    def peek(self, key: Hashable) -> Any:
+        """Return what is kept under `key`, None when nothing is."""
+        if (found := self._young.get(key)) is not None:
+            return found
+        if (found := self._old.get(key)) is not None:
+            self.put(key, found)
+        return found
+
+    def put(self, key: Hashable, value: Any) -> None:
+        """Keep `value` under `key`."""
+        self._young[key] = value
         if len(self._young) * 2 > self._most:
             self._old, self._young = self._young, {}
-        return found
 
 
 class TableFacts:
@@ -50,18 +62,35 @@ class TableFacts:
 
     Attributes:
         key: Plugin, table and generation: the beginning of every key of the cache.
+        names: The table's name, as plans hold it.
+        pages: What selects that differ in values alone need; kept by the module of selects.
+        additions: The same of inserts of a single row.
         orders: The orders that were asked for, checked and with the primary key.
         reader: Reads all columns.
         required: Columns that an insert has to give.
         default_size: Bytes that defaulted texts add to a returned row at most; None when unknown.
     """
 
-    __slots__ = ("default_size", "key", "orders", "reader", "required", "table", "unwritable")
+    __slots__ = (
+        "additions",
+        "default_size",
+        "key",
+        "names",
+        "orders",
+        "pages",
+        "reader",
+        "required",
+        "table",
+        "unwritable",
+    )
 
     def __init__(self, plugin: str, table: Table, dialect: Dialect) -> None:
         self.table = table
         self.key = (plugin, table.name, table.generation)
+        self.names = (table.name,)
         self.orders = Cache(64)
+        self.pages = Cache(256)
+        self.additions = Cache(256)
         self.reader = RowReader(table.columns, dialect)
         owned = SERVICE_COLUMNS if table.managed else ()
         self.unwritable: Mapping[str, str] = {

@@ -158,6 +158,9 @@ def _without_surrogates(value: Any) -> Any:
     return value
 
 
+_WHOLE: Final = frozenset({int, bool, type(None)})
+
+
 def _plain(value: Any, path: str) -> Any:
     """Return `value` in JSON's kinds, or say where it is not."""
     kind = type(value)
@@ -166,7 +169,13 @@ def _plain(value: Any, path: str) -> Any:
     if kind is int or kind is bool or value is None:
         return value
     if kind is dict:
-        return {_member_name(key, path): _plain(member, f"{path}.{key}") for key, member in value.items()}
+        # Most members need neither a look of their own nor a path.
+        return {
+            key if type(key) is str and key.isascii() else _member_name(key, path): member
+            if (held := type(member)) in _WHOLE or (held is str and member.isascii())
+            else _plain(member, f"{path}.{key}")
+            for key, member in value.items()
+        }
     if kind is list or kind is tuple:
         return [_plain(member, f"{path}[{index}]") for index, member in enumerate(value)]
     if kind is float:

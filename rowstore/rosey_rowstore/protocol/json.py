@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -41,13 +40,17 @@ def load_json(payload: bytes) -> Any:
     Raises:
         Fault: `invalid_json`, with the place where reading stopped.
     """
-    if _decode_faster is not None:
+    if _decode_faster is not None and _encode_faster is not None:
         # What msgspec takes it reads as Python's own decoder does. What it refuses, Python's may take (half
         # a surrogate pair, 1e999), or has the words for.
-        with contextlib.suppress(ValueError, RecursionError):
+        try:
             found = _decode_faster(payload)
-            if _without_repeats(found, payload):
+            # It keeps the last of two members and says nothing; then less would be written than was read.
+            # What was written another way (with blanks, say) is looked through.
+            if _encode_faster(found) == payload or _without_repeats(found, payload):
                 return found
+        except (ValueError, RecursionError):
+            pass
     try:
         return _decoder.decode(payload.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -68,7 +71,7 @@ def load_json(payload: bytes) -> Any:
 
 
 def _without_repeats(found: Any, payload: bytes) -> bool:
-    """Return whether surely no member stands twice: msgspec keeps the last of them and says nothing.
+    """Return whether surely no member stands twice.
 
     Every member has a colon behind its name. When there are no more of them than members were kept, none
     was dropped; a text with such a colon in it costs the other decoder's time and no more.

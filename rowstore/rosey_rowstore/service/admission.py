@@ -91,14 +91,19 @@ class Admission:
         self.in_flight = 0
         self.waiting = 0
 
-    def admit(self, ticket: Ticket) -> None:
+    def admit(self, ticket: Ticket, now: float | None = None) -> None:
         """Start it now, or let it wait for its turn.
+
+        Args:
+            ticket: The request.
+            now: The loop's time, where it was looked at already.
 
         Raises:
             Fault: `rate_limited` or `overloaded`, with `retry_after`.
         """
-        now = self._loop.time()
-        lane = self._lane(ticket.plugin, now)
+        if now is None:
+            now = self._loop.time()
+        lane = self._lanes.get(ticket.plugin) or self._new_lane(ticket.plugin, now)
         limits = lane.limits
         if wait := lane.take_token(now):
             raise Fault(
@@ -174,12 +179,10 @@ class Admission:
         self.waiting -= 1
         ticket.expire()
 
-    def _lane(self, plugin: str, now: float) -> _Lane:
-        lane = self._lanes.get(plugin)
-        if lane is None:
-            if len(self._lanes) >= _KEPT_IDLE:  # names are a stranger's to invent
-                self._lanes = {name: kept for name, kept in self._lanes.items() if not kept.idle(now)}
-            lane = self._lanes[plugin] = _Lane(self._limits_for(plugin), now)
+    def _new_lane(self, plugin: str, now: float) -> _Lane:
+        if len(self._lanes) >= _KEPT_IDLE:  # names are a stranger's to invent
+            self._lanes = {name: kept for name, kept in self._lanes.items() if not kept.idle(now)}
+        lane = self._lanes[plugin] = _Lane(self._limits_for(plugin), now)
         return lane
 
 

@@ -127,9 +127,12 @@ class Binding:
         try:
             plugin, tail = self._routes.get(subject) or self._address(subject)
             headers = None if block is None else self._parsed(block)
-            patience = timeout_from_headers(headers, self._patience(plugin, tail))
-            deadline = self._loop.time() + patience
-            self._admission.admit(_Request(self, plugin, tail, deadline, payload, headers, reply))
+            if headers is not None and TIMEOUT_HEADER in headers:
+                patience = timeout_from_headers(headers, 0.0)
+            else:
+                patience = self._patience(plugin, tail)
+            now = self._loop.time()
+            self._admission.admit(_Request(self, plugin, tail, now + patience, payload, headers, reply), now)
         except Fault as fault:
             self.answer_fault(reply, fault)
         except Exception as error:  # noqa: BLE001 - the reader must go on for everyone else

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from attrs import evolve
+from msgspec.structs import replace
 
 from integration.databases.world import COUNT, World, insert, work
 from rosey_rowstore.databases.base import StaleSchemaError
@@ -76,7 +76,7 @@ async def test_a_refusal_after_the_statement_undoes_it(world: World) -> None:
         raise Fault("reply_too_large", "Too large.")
 
     plan = work(("INSERT INTO t (n) VALUES (7)", ()), writes=True, atomic=True).plan
-    refused.plan = evolve(plan, finish=finish)
+    refused.plan = replace(plan, finish=finish)
     (answer,) = await settle(world.lanes.submit(refused))
     assert isinstance(answer, Fault)
     assert answer.code == "reply_too_large"

@@ -14,7 +14,8 @@ from rosey_rowstore.databases.base import Work
 from rosey_rowstore.databases.postgres import logins
 from rosey_rowstore.databases.postgres.connections import Connections
 from rosey_rowstore.databases.postgres.lanes import PluginLanes
-from rosey_rowstore.engine.model import Plan, Result, Statement
+from rosey_rowstore.engine.model import Result, Statement
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.protocol import owned_name
 
 INSERT = "INSERT INTO t (n) VALUES ($1::bigint) RETURNING id"

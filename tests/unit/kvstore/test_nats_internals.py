@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import textwrap
 
@@ -113,3 +114,23 @@ async def test_our_parser_is_in_place() -> None:
 
     client = FastClient(Nobody())
     assert isinstance(client._ps, FastParser)
+
+
+async def test_requests_of_one_turn_leave_in_order_sixteen_at_a_time() -> None:
+    """The server begins with the first requests of a crowd while the others are being made; none is lost."""
+
+    class Nobody:
+        def lost(self, error: Exception | None) -> None: ...
+        def connected(self) -> None: ...
+        def refused(self, reason: str) -> None: ...
+        def failed(self, error: Exception) -> None: ...
+
+    client = FastClient(Nobody())
+    writes: list[bytes] = []
+    client._write = writes.append  # type: ignore[method-assign]
+    for number in range(40):
+        client.send(b"%02d" % number)
+    assert [len(write) // 2 for write in writes] == [16, 16]
+    await asyncio.sleep(0)
+    assert [len(write) // 2 for write in writes] == [16, 16, 8]
+    assert b"".join(writes) == b"".join(b"%02d" % number for number in range(40))

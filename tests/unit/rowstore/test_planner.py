@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosey_rowstore.engine.model import Column, ColumnType, Dialect, Limits, Plan, Result, Table
+from rosey_rowstore.engine.model import Column, ColumnType, Dialect, Limits, Result, Table
 from rosey_rowstore.engine.planner import Planner, tables_of
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.engine.sqlite_functions import register
 from rosey_rowstore.engine.tables import Cache
 from rosey_rowstore.protocol import OPERATIONS, Fault, PageReply
@@ -318,3 +319,94 @@ def test_any_filter_compiles_and_runs(connection: sqlite3.Connection, where: dic
             statement = found.statements[0]
             connection.execute(statement.sql, statement.parameters).fetchall()
     assert codes[0] == codes[1]
+
+
+_ROW = st.dictionaries(st.sampled_from([*NAMES.values(), "id", "nope"]), _LEAVES | _JSON, max_size=3)
+_LIMITS = Limits()
+_EXPERIENCED = {dialect: Planner(dialect) for dialect in Dialect}
+
+
+def _outcome(planner: Planner, tail: str, members: dict[str, Any]) -> object:
+    try:
+        found = plan(planner, tail, limits=_LIMITS, **members)
+    except Fault as fault:
+        return fault.code, fault.path, fault.message, fault.hint
+    statements = [(statement.sql, list(statement.parameters)) for statement in found.statements]
+    # The moment that SQLite gets with an insert is not the same twice.
+    moments = [[value for value in values if not _is_moment(value)] for _, values in statements]
+    return [sql for sql, _ in statements], moments, found.writes, found.atomic, found.shared is None
+
+
+def _is_moment(value: Any) -> bool:
+    return type(value) is str and len(value) == 27 and value.endswith("Z")
+
+
+@given(
+    tail=st.sampled_from(["insert", "select"]),
+    one=_ROW,
+    other=_ROW,
+    more=st.fixed_dictionaries(
+        {},
+        optional={
+            "order_by": st.sampled_from([["id"], ["-p0"], ["nope"]]),
+            "limit": st.sampled_from([0, 1, 7, 1001]),
+            "columns": st.sampled_from([["id"], ["p0", "id"], ["nope"], []]),
+        },
+    ),
+    returning=st.booleans(),
+)
+def test_a_request_like_others_before_is_planned_as_the_first(
+    tail: str, one: dict[str, Any], other: dict[str, Any], more: dict[str, Any], returning: bool
+) -> None:
+    """What is kept of earlier requests changes no statement, value or refusal of a later one."""
+    values = {**one, **{name: other.get(name, value) for name, value in one.items()}}
+    for dialect, experienced in _EXPERIENCED.items():
+        for row in (one, values, other):
+            members = {"rows": [row], "returning": returning} if tail == "insert" else {"where": row, **more}
+            assert _outcome(experienced, tail, members) == _outcome(Planner(dialect), tail, members)
+
+
+@BOTH
+def test_other_limits_count_for_a_request_like_one_before(planner: Planner) -> None:
+    """A page that a plugin may ask for no longer is refused, though the same was planned a moment ago."""
+    request = {"where": {"p0": 1}, "limit": 50}
+    plan(planner, "select", limits=Limits(), **request)
+    with pytest.raises(Fault) as caught:
+        plan(planner, "select", limits=Limits(rows_per_page=20), **request)
+    assert caught.value.code == "out_of_range"
+
+
+@BOTH
+def test_a_row_that_may_not_come_back_whole_is_atomic_after_small_ones(planner: Planner) -> None:
+    """What is kept of a small row does not let a large one be written whose reply would be refused."""
+    limits = Limits(reply_size=2000)
+    small, large = ({"a_text": "x" * length} for length in (1, 1500))
+    assert not plan(planner, "insert", limits=limits, rows=[small]).atomic
+    assert not plan(planner, "insert", limits=limits, rows=[small]).atomic
+    assert plan(planner, "insert", limits=limits, rows=[large]).atomic
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("x" * 20, None),
+        ("é" * 20, None),
+        ("x" * 21, "value_too_large"),
+        ("é" * 21, "value_too_large"),
+        ("\0", "out_of_range"),
+    ],
+    ids=["full", "full of umlauts", "one more", "one more umlaut", "NUL"],
+)
+def test_a_text_after_one_of_its_column_is_checked_as_the_first(
+    planner: Planner, text: str, code: str | None
+) -> None:
+    """The short way of texts takes what the column holds, and refuses the rest with its place."""
+    plan(planner, "insert", limits=_LIMITS, rows=[{"a_string": "x"}])
+    if code is None:
+        (statement,) = plan(planner, "insert", limits=_LIMITS, rows=[{"a_string": text}]).statements
+        assert text in statement.parameters
+        return
+    with pytest.raises(Fault) as caught:
+        plan(planner, "insert", limits=_LIMITS, rows=[{"a_string": text}])
+    assert (caught.value.code, caught.value.path) == (code, "rows[0].a_string")

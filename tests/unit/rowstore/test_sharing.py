@@ -10,8 +10,9 @@ import pytest
 from rosey_rowstore.databases.base import Work
 from rosey_rowstore.databases.postgres.groups import grouped
 from rosey_rowstore.databases.postgres.jobs import Job
-from rosey_rowstore.engine.model import Column, ColumnType, Dialect, Limits, Plan, Result, Table
+from rosey_rowstore.engine.model import Column, ColumnType, Dialect, Limits, Result, Table
 from rosey_rowstore.engine.planner import Planner
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.protocol import OPERATIONS
 from rosey_rowstore.protocol.convert import structure_request
 from unit.rowstore.engine_tables import EVERYTHING

@@ -13,7 +13,8 @@ from typing import Final
 import attrs
 
 from rosey_rowstore.databases.base import Size, Work
-from rosey_rowstore.engine.model import Plan, Result, Statement
+from rosey_rowstore.engine.model import Result, Statement
+from rosey_rowstore.engine.plans import Plan
 
 __all__ = ["counted", "counting", "small_tables"]
 

@@ -8,20 +8,24 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from rosey_rowstore.databases.base import Answer, Work
 from rosey_rowstore.protocol import Fault
 
-__all__ = ["BATCH", "Job", "Queue", "Worker", "expired"]
+__all__ = ["BATCH", "CROWD", "Job", "Queue", "Worker", "expired"]
 
 BATCH: Final = 32
-_CROWD: Final = 16
+CROWD: Final = 16
+"""As many reads that arrive in one turn of the loop do not wait for its end; of writes, a full batch: each
+batch of them is one more commit."""
 _SWEEP_SECONDS: Final = 0.1
 _PATIENCE: Final = 0.001
 """Seconds that a batch may take before the next lane helps: a full batch of quick statements takes less,
 and two lanes that share a crowd send twice as many pipelines, each half as long."""
 
 
-class Job:
+class Job(Struct, eq=False):
     """Work, and who waits for its reply.
 
     Attributes:
@@ -29,13 +33,10 @@ class Job:
         repeated: It was sent a second time already.
     """
 
-    __slots__ = ("alone", "answer", "repeated", "work")
-
-    def __init__(self, work: Work, answer: Answer) -> None:
-        self.work = work
-        self.answer = answer
-        self.alone = False
-        self.repeated = False
+    work: Work
+    answer: Answer
+    alone: bool = False
+    repeated: bool = False
 
     def refuse(self, error: BaseException) -> None:
         """Answer with an error, unless it was answered or nobody waits any longer."""
@@ -74,9 +75,14 @@ class Worker(Protocol):
 
 
 class Queue:
-    """What waits, in order, and the lanes that serve it."""
+    """What waits, in order, and the lanes that serve it.
 
-    def __init__(self) -> None:
+    Args:
+        crowd: As many that wait at once are begun before the loop's turn is over.
+    """
+
+    def __init__(self, crowd: int) -> None:
+        self._crowd = crowd
         self.jobs: deque[Job] = deque()
         self.lanes: list[Worker] = []
         self.woken: list[Worker] = []
@@ -88,7 +94,7 @@ class Queue:
         """Put a job at the end, and see that a lane takes it."""
         self.jobs.append(job)
         if not self.lanes[0].busy or self.woken:  # of what arrives in one turn, each lane takes its share
-            if self.woken and len(self.jobs) >= _CROWD:
+            if self.woken and len(self.jobs) >= self._crowd:
                 self.woken[0].begin()  # the database works while the rest of a long turn is being read
                 return
             for lane in self.lanes:
@@ -146,7 +152,7 @@ class Queue:
         ids: set[str] = set()
         # Lanes that woke in the same turn share what waits, so that a slow request holds up its half only.
         most = BATCH
-        if len(self.woken) > 1 and len(jobs) < _CROWD:
+        if len(self.woken) > 1 and len(jobs) < CROWD:
             most = -(-len(jobs) // len(self.woken))
         while jobs and len(batch) < most:
             work = jobs[0].work

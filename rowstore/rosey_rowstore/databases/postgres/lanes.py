@@ -13,7 +13,7 @@ from typing import Final
 
 from rosey_rowstore.databases.base import Answer, Work
 from rosey_rowstore.databases.postgres.connections import Connections
-from rosey_rowstore.databases.postgres.jobs import BATCH, Job, Queue
+from rosey_rowstore.databases.postgres.jobs import BATCH, CROWD, Job, Queue
 from rosey_rowstore.databases.postgres.lane import Lane
 
 __all__ = ["BATCH", "PluginLanes"]
@@ -26,8 +26,8 @@ class PluginLanes:
 
     def __init__(self, connections: Connections, plugin: str) -> None:
         self._loop = asyncio.get_running_loop()
-        self._writes = Queue()
-        self._reads = Queue()
+        self._writes = Queue(BATCH)
+        self._reads = Queue(CROWD)
         self._lanes = [
             Lane(connections, plugin, self._writes),
             *(Lane(connections, plugin, self._reads) for _ in range(READ_LANES)),

@@ -24,7 +24,8 @@ from rosey_rowstore.databases.base import (
 from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.databases.sqlite.connection import FileConnection
 from rosey_rowstore.databases.sqlite.errors import busy_fault, fault_of
-from rosey_rowstore.engine.model import Plan, Result, Statement
+from rosey_rowstore.engine.model import Result, Statement
+from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.protocol import Fault
 
 __all__ = ["BATCH", "Call", "Job", "Schema", "reader", "start", "writer"]
