@@ -18,6 +18,7 @@ __all__ = [
     "EDGE_DOT",
     "MAX_ENCODED",
     "check_prefix",
+    "decode_certain",
     "decode_key",
     "decode_keys",
     "encode_key",
@@ -37,7 +38,7 @@ _ESCAPE: Final = re.compile(rb"=([0-9A-F]{2})")
 # of one.
 _ORDINARY: Final = bytes(_KEPT) + b".\n"
 _CERTAIN: Final = frozenset(b"%02X" % byte for byte in range(256) if byte not in _ORDINARY)
-_EMPTY_TOKENS: Final = (b"..", b".\n", b"\n.", b"\n\n")  # no key has a token without a character
+_LINES_AS_TOKENS: Final = bytes.maketrans(b"\n", b".")
 
 
 def encode_key(key: str) -> str:
@@ -92,27 +93,36 @@ def decode_key(encoded: str) -> str | None:
 
 
 def decode_keys(tails: Sequence[bytes]) -> Sequence[str | None]:
-    """Return what `decode_key` says of each, as it came over the wire, in one pass over all of them.
-
-    One by one, 10,000 keys with a colon would take longer to decode than to fetch.
-    """
-    if tails and max(map(len, tails)) <= MAX_ENCODED:
-        joined = b"\n".join(tails)
-        edges = joined[:1] + joined[-1:]
-        if len(edges) == 2 and not any(end in b".\n" for end in edges) and _certain(joined):
-            try:
-                # Quoted-printable's escapes are ours; what else it knows has no way in.
-                return binascii.a2b_qp(joined).decode("utf-8").split("\n")
-            except UnicodeDecodeError:
-                pass
+    """Return what `decode_key` says of each, as it came over the wire."""
+    if (keys := decode_certain(tails)) is not None:
+        return keys
     # What is no UTF-8 is no key of ours.
     return [decode_key(tail.decode("utf-8", "replace")) for tail in tails]
 
 
+def decode_certain(tails: Sequence[bytes]) -> list[str] | None:
+    """Return the key of each in one pass over all of them, or None where one may be no key of a plugin.
+
+    One by one, 10,000 keys with a colon would take longer to decode than to fetch.
+    """
+    if not tails or max(map(len, tails)) > MAX_ENCODED:
+        return None
+    joined = b"\n".join(tails)
+    # No key has a token without a character, and neither has a list of them.
+    tokens = joined.translate(_LINES_AS_TOKENS)
+    if not tokens or tokens.startswith(b".") or tokens.endswith(b".") or b".." in tokens:
+        return None
+    if not _certain(joined):
+        return None
+    try:
+        # Quoted-printable's escapes are ours; what else it knows has no way in.
+        return binascii.a2b_qp(joined).decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        return None
+
+
 def _certain(joined: bytes) -> bool:
-    """Whether each line is a key as it is written in one way only."""
-    if any(token in joined for token in _EMPTY_TOKENS):
-        return False
+    """Whether each escape in such lines stands for what is written so in one way only."""
     special = joined.translate(None, _ORDINARY)
     if special.strip(b"="):
         return False

@@ -201,7 +201,7 @@ async def lists(bench: Bench, count: int) -> None:
         assert len([pair async for pair in fresh(bench).items()]) == count
 
     await again()
-    await bench.once("10,000 keys, first list of a process", bench.theirs.keys, first, 0.1, 15)
+    await bench.once("10,000 keys, first list of a process", bench.theirs.keys, first, 0.1, 31)
     await bench.once("10,000 keys, nothing changed", bench.theirs.keys, again, 0.1, 7)
     a = statistics.median([await seconds(bench.theirs.keys) for _ in range(5)])
     for _ in range(7):

@@ -22,7 +22,7 @@ from nats.aio.transport import Transport
 from nats.protocol import command
 from nats.protocol.parser import Parser
 
-from rosey_kvstore.connection.bulk import Batch, BulkReader
+from rosey_kvstore.connection.bulk import Batch, BulkReader, secret_sid
 from rosey_kvstore.connection.credentials import UnusableCredentialsError
 from rosey_kvstore.connection.errors import Interrupted, NoResponders
 from rosey_kvstore.connection.headers import parse_headers, status_of
@@ -271,17 +271,36 @@ class FastClient(Client):
     ) -> _Direct:
         """Subscribe; nats-py replays the subscription after a reconnect."""
         self._sid += 1
-        sub = _Direct(self, self._sid, subject, receive, denied)
-        self._subs[self._sid] = sub
-        self._direct[self._sid] = sub
-        self.send(command.sub_cmd(subject, "", self._sid))
+        return self._subscribe(self._sid, subject, receive, denied)
+
+    def subscribe_bulk(
+        self,
+        subject: str,
+        prefix: str,
+        receive: Callable[[Batch], None],
+        others: Callable[[bytes, bytes, bytes, bytes | None], None],
+        denied: Callable[[StorageError], None],
+    ) -> _Direct:
+        """Give what comes on subjects with `prefix` to `receive`, many messages at once; see `BulkReader`."""
+        while (sid := secret_sid()) in self._subs:
+            pass
+        sub = self._subscribe(sid, subject, others, denied)
+        reader = self._parser.bulk[sid] = BulkReader(sid, prefix.encode(), receive)
+        self._loop.call_soon(reader.prepare)  # when the request that begins it has left
         return sub
 
-    def take_in_bulk(
-        self, sub: _Direct, prefix: bytes, consumer: bytes, receive: Callable[[Batch], None]
-    ) -> None:
-        """Give what comes on subjects with `prefix` to `receive`, many messages at once; see `BulkReader`."""
-        self._parser.bulk[sub.sid] = BulkReader(sub.sid, prefix, consumer, receive)
+    def _subscribe(
+        self,
+        sid: int,
+        subject: str,
+        receive: Callable[[bytes, bytes, bytes, bytes | None], None],
+        denied: Callable[[StorageError], None],
+    ) -> _Direct:
+        sub = _Direct(self, sid, subject, receive, denied)
+        self._subs[sid] = sub
+        self._direct[sid] = sub
+        self.send(command.sub_cmd(subject, "", sid))
+        return sub
 
     def unsubscribe_direct(self, sub: _Direct) -> None:
         """End a subscription; what is still on its way is dropped."""

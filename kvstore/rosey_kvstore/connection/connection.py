@@ -316,7 +316,6 @@ class Connection:
         subject: str,
         *,
         prefix: str,
-        consumer: str,
         receive: Callable[[Batch], None],
         others: Callable[[bytes, bytes, bytes, bytes | None], None],
         denied: Callable[[StorageError], None],
@@ -326,15 +325,13 @@ class Connection:
         Args:
             subject: As in `subscribe`.
             prefix: What the subjects of those messages begin with.
-            consumer: Where they come from, as `KV_bucket.name`, with a name that nobody else knows.
             receive: Takes them; it returns soon and does not raise.
             others: Takes what comes on another subject, as in `subscribe_raw`.
             denied: As in `subscribe`.
         """
         if self._closing:
             raise Unavailable("The connection is closed.")
-        sub = self._client.subscribe_direct(subject, others, denied)
-        self._client.take_in_bulk(sub, prefix.encode(), consumer.encode(), receive)
+        sub = self._client.subscribe_bulk(subject, prefix, receive, others, denied)
         return Subscription(lambda: self._client.unsubscribe_direct(sub))
 
     def on_lost(self, hook: Callable[[], None]) -> Callable[[], None]:

@@ -24,6 +24,8 @@ __all__ = ["FastParser", "Take"]
 Take = Callable[[int, bytes, bytes, bytes, bytes | None], None]
 
 _LONGEST_LINE = 1 << 20  # an INFO of a large cluster has some kilobytes
+_MUCH = 1 << 15  # a read of so many bytes is not copied
+_BIT = 1 << 9
 
 
 class FastParser(Parser):
@@ -60,15 +62,19 @@ class FastParser(Parser):
 
         What is not whole yet is kept for the next time.
         """
+        start = 0
         if self._have:
-            self._parts.append(data)
-            self._have += len(data)
-            if self._have < self._need:
+            if self._have + len(data) < self._need:
+                self._parts.append(data)
+                self._have += len(data)
                 return None  # a large message: join its parts once, not at each of them
-            data = b"".join(self._parts)
+            if len(data) > _MUCH:
+                start = self._complete(data)
+            if not start:
+                data = b"".join((*self._parts, data))
             self._parts.clear()
         self._have = self._need = 0
-        at = self._messages(data)
+        at = self._messages(data, start)
         if at < 0:
             return data[-at - 1 :]
         if at < len(data):
@@ -76,9 +82,19 @@ class FastParser(Parser):
             self._have = len(data) - at
         return None
 
-    def _messages(self, data: bytes) -> int:
+    def _complete(self, data: bytes) -> int:
+        """Hand out the message that was cut, with a bit of `data`; return where the rest of `data` begins.
+
+        Joined to all of `data` it would cost a copy, in memory that the system has to hand out anew each
+        time. Returned is 0 when a bit is not enough; nothing was handed out then.
+        """
+        at = self._messages(b"".join((*self._parts, data[:_BIT])), 0)
+        # What was kept is not whole, so what was handed out ends behind it.
+        return max((at if at >= 0 else -at - 1) - self._have, 0)
+
+    def _messages(self, data: bytes, at: int) -> int:
         """Return where the part begins that is not whole; of a control line, -1 less its place."""
-        at, size, bulk = 0, len(data), self.bulk
+        size, bulk = len(data), self.bulk
         while at < size:
             end = data.find(b"\r\n", at)
             if end < 0:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import bisect
 from collections import OrderedDict
-from collections.abc import ValuesView
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Final, cast
 
 from attrs import define, field
@@ -22,7 +23,7 @@ from rosey_kvstore.jetstream.messages import field as header
 from rosey_kvstore.jetstream.push import place_of_reply
 from rosey_kvstore.jetstream.reading import last_of, messages_until
 from rosey_kvstore.jetstream.scan import scan
-from rosey_kvstore.keys import decode_keys, filter_tokens
+from rosey_kvstore.keys import decode_certain, decode_keys, filter_tokens
 
 __all__ = ["EDGE_DOTS", "Listing"]
 
@@ -50,14 +51,25 @@ class _View:
     upto: int
     state: tuple[Any, ...]
     read_at: float
-    # Subjects in the order they came (sorting is half done), and their keys: decoded as they come, while
-    # the server still sends.
-    subjects: dict[bytes, str | None] = field(factory=dict)
+    once: bool = False  # while it is read each key comes once
     dead: set[bytes] = field(factory=set)
     whole: bool = True  # nothing was written or removed while it was read
     passing: bool = False  # a delete marker has a TTL of its own: what it hides comes back by itself
     keys: list[str] | None = None
     newest: int = 0  # the last revision that a server pushed
+    # Subjects and their keys: decoded as they come, while the server still sends, and put together when
+    # they are asked for. A process that lists once never asks.
+    _came: list[tuple[Sequence[bytes], Sequence[str | None]]] = field(factory=list)
+    _subjects: dict[bytes, str | None] = field(factory=dict)
+    _foreign: bool = False  # something came that may be no key of a plugin
+
+    @property
+    def subjects(self) -> dict[bytes, str | None]:
+        """Every subject, those of deleted keys included; None where it is no key."""
+        for tails, keys in self._came:
+            self._subjects.update(zip(tails, keys, strict=True))
+        self._came.clear()
+        return self._subjects
 
     def take(self, batch: Batch) -> None:
         """Take many messages into account."""
@@ -65,10 +77,12 @@ class _View:
         if batch.reply:  # known of most; what is read again then does no harm
             self.newest = max(self.newest, place_of_reply(batch.reply)[0])
         tails = batch.tails
-        self.subjects.update(zip(tails, decode_keys(tails), strict=True))
+        certain = decode_certain(tails)
+        self._foreign = self._foreign or certain is None
+        self._came.append((tails, decode_keys(tails) if certain is None else certain))
         if batch.mention(*DEAD_HEADERS):
             for tail, (_, __, block) in zip(tails, batch, strict=True):
-                self.apply(tail, block)
+                self._judge(tail, block)
         elif self.dead:
             self.dead.difference_update(tails)
 
@@ -76,6 +90,9 @@ class _View:
         """Take one message into account."""
         self.keys = None
         (self.subjects[tail],) = decode_keys((tail,))
+        self._judge(tail, block)
+
+    def _judge(self, tail: bytes, block: bytes | None) -> None:
         if is_dead(block):
             self.dead.add(tail)
             if block and header(block, b"KV-Operation") and header(block, b"Nats-TTL"):
@@ -83,12 +100,20 @@ class _View:
         else:
             self.dead.discard(tail)
 
+    def replace(self, subjects: dict[bytes, str | None]) -> None:
+        """Take other subjects instead; of their messages nothing new is known."""
+        self._came.clear()
+        self._subjects = subjects
+        self.dead.intersection_update(subjects)
+        self.keys = None
+
     def sorted_keys(self) -> list[str]:
         """Return the live keys as text, in the order of their code points."""
         if self.keys is None:
             dead = self.dead
-            if not dead and None not in self.subjects.values():
-                self.keys = sorted(cast("ValuesView[str]", self.subjects.values()))
+            if self.once and not (dead or self._foreign or self._subjects):
+                came = chain.from_iterable(keys for _, keys in self._came)
+                self.keys = sorted(cast("Iterator[str]", came))
             else:
                 self.keys = sorted(
                     key for tail, key in self.subjects.items() if key is not None and tail not in dead
@@ -179,9 +204,7 @@ class Listing:
         await self._catch_up(view, tail, int(info["state"]["last_seq"]))
         if tail != ">" or len(view.subjects) != info["state"].get("num_subjects"):
             # Something went without a message: expiry markers do after a second, purged keys at once.
-            view.subjects = await self._subjects(tail)
-            view.dead.intersection_update(view.subjects)
-            view.keys = None
+            view.replace(await self._subjects(tail))
         view.state = state
         return view
 
@@ -213,11 +236,17 @@ class Listing:
         last, messages = int(state["last_seq"]), int(state["messages"])
         keys = int(state.get("num_subjects") or 0)
         average = float(state["bytes"]) / max(messages, 1)
-        view = _View(upto=last, state=_figures(info), read_at=asyncio.get_running_loop().time())
+        older_too = tail == ">" and messages <= keys * _HARDLY_ANY
+        view = _View(
+            upto=last,
+            state=_figures(info),
+            read_at=asyncio.get_running_loop().time(),
+            once=messages == keys or not older_too,
+        )
         if tail != ">" and not self._api.replicated:
             few = await self._subjects(tail)
             if len(few) <= _FEW and len(few) * average <= _SMALL:
-                view.subjects = few
+                view.replace(few)
                 # Values ride along, and still it is faster than a consumer.
                 tails = [found.decode() for found in few]
                 await last_of(self._api, tails, lambda found, _, block: view.apply(found.encode(), block))
@@ -230,7 +259,7 @@ class Listing:
             view.sorted_keys,
             expect=messages,
             headers_only=average > _SMALL_VALUE,
-            older_too=tail == ">" and messages <= keys * _HARDLY_ANY,
+            older_too=older_too,
         )
         if self._api.replicated:
             # The server that pushed them may be a moment behind: what it had counts, and no more.

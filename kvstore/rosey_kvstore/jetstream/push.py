@@ -51,7 +51,7 @@ class PushConsumer:
         self._idle = idle
         self._denied = denied
         # It rides along with every message that the server pushes.
-        self.name = f"r-{secrets.token_urlsafe(8)}"
+        self.name = f"r-{secrets.token_urlsafe(6)}"
         self._subscription: Subscription | None = None
         self._skip = len(api.prefix)
 
@@ -97,7 +97,6 @@ class PushConsumer:
             self._subscription = connection.subscribe_bulk(
                 inbox,
                 prefix=self._api.prefix,
-                consumer=f"{self._api.stream}.{self.name}",
                 receive=self._receive_many,
                 others=self._take,
                 denied=self._denied,
@@ -111,13 +110,17 @@ class PushConsumer:
 
     async def close(self) -> None:
         """Remove it; where the server is away it removes itself. Closing twice is no error."""
+        if (removing := self.begin_close()) is not None:
+            # A caller that is cancelled here leaves no consumer behind.
+            await asyncio.shield(removing)
+
+    def begin_close(self) -> asyncio.Task[None] | None:
+        """Do what `close` does without waiting; the task is None where it is closed."""
         subscription, self._subscription = self._subscription, None
         if subscription is None:
-            return
+            return None
         subscription.close()
-        removing = asyncio.ensure_future(self._remove())
-        # A caller that is cancelled here leaves no consumer behind.
-        await asyncio.shield(removing)
+        return asyncio.get_running_loop().create_task(self._remove())
 
     async def _remove(self) -> None:
         with contextlib.suppress(StorageError):

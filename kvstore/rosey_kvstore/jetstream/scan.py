@@ -41,10 +41,11 @@ class _Scan:
             self._promised = int(made["num_pending"]) + int(made["delivered"]["consumer_seq"])
             self._check()
             await self._wait()
-            removing = asyncio.ensure_future(self._consumer.close())
-            await asyncio.sleep(0)  # the server removes it while we go on
+            removing = self._consumer.begin_close()
+            await asyncio.sleep(0)  # the request leaves; the server removes it while we go on
             finish()
-            await removing
+            if removing is not None:
+                await asyncio.shield(removing)
         finally:
             forget()
             if not self._done.cancel() and not self._done.cancelled():

@@ -107,6 +107,30 @@ async def test_large_messages_in_many_parts() -> None:
     assert [message[3] for message in messages] == [payload, b""]
 
 
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 30, 400, 600, 5000, 40_000]), min_size=1, max_size=12),
+    cuts=st.lists(st.integers(0, 600), max_size=4),
+    lines=st.sets(st.integers(0, 12)),
+)
+async def test_large_reads_continue_what_was_cut(sizes: list[int], cuts: list[int], lines: set[int]) -> None:
+    """A large read completes a cut message or line, whatever begins and ends in its first bytes."""
+    stream, expected = b"", []
+    for number, size in enumerate([*sizes, 70_000, *sizes]):
+        payload = (b"\r\nMSG k 1 0\r\n" * (size // 12 + 1))[:size]
+        stream += b"MSG k%d 1 %d\r\n%b\r\n" % (number, size, payload)
+        expected.append((1, b"k%d" % number, b"", payload, None))
+        stream += b"PING\r\n" if number % 13 in lines else b""
+    # Cuts that lie close together, and large reads between them.
+    places = sorted(
+        {at + cut for at in range(0, len(stream), 50_000) for cut in cuts if at + cut < len(stream)}
+    )
+    parser, messages, heard = parser_of()
+    for start, stop in itertools.pairwise([0, *places, len(stream)]):
+        await parser.parse(stream[start:stop])
+    assert messages == expected
+    assert heard.lines == ["PING"] * stream.count(b"\r\nPING\r\n")
+
+
 @pytest.mark.parametrize("line", [b"MSG a\r\n", b"MSG a b c\r\n", b"HMSG a 1 x 3\r\n", b"HELLO\r\n"])
 async def test_what_is_no_protocol_ends_the_connection(line: bytes) -> None:
     """Lines that cannot be read raise what makes nats-py reconnect."""
