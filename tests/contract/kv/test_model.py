@@ -16,10 +16,12 @@ from support.kv import Place
 
 HISTORY = 4
 KEYS = ["a", "a.b", "a..b", "a_b", "axb", "user:1", "user:2", "ü", "k"]
-# Around an expiry the answer may be either: the server's clock and this one differ by a little.
-DOUBT = 0.6
+# Around an expiry the answer may be either: before it for as long as a call may take on a busy machine,
+# behind it for as long as the bucket may take by the contract.
+BEFORE = 0.6
+DOUBT = 1.5
 # What increment keeps of a TTL is rounded up to whole seconds by the server: it goes up to a second later.
-KEPT_DOUBT = 1.6
+KEPT_DOUBT = 2.5
 
 
 @define
@@ -55,7 +57,7 @@ class Model:
         near = [
             slot.until + slot.doubt - now
             for slot in self.slots.values()
-            if slot.live and slot.until is not None and now - slot.doubt < slot.until < now + DOUBT
+            if slot.live and slot.until is not None and now - slot.doubt < slot.until < now + BEFORE
         ]
         return max([*near, 0.0])
 
