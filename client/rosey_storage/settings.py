@@ -27,7 +27,7 @@ Environment = Literal["development", "production"]
 _LONGEST_TIMEOUT: Final = 24 * 3600.0
 _YES: Final = ("true", "1", "yes", "on")
 _NO: Final = ("false", "0", "no", "off")
-_SERVICE_ONLY: Final = ("database", "health", "contexts", "settings")
+_SERVICE_ONLY: Final = ("database", "health", "read_cache", "contexts", "settings")
 _SUBJECT_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 

@@ -15,9 +15,10 @@ from functools import partial
 from typing import Any, Final
 
 from rosey_rowstore.databases import database_for
-from rosey_rowstore.databases.base import StaleSchemaError, Work
+from rosey_rowstore.databases.base import StaleReplyError, StaleSchemaError, Work
 from rosey_rowstore.databases.describe import describe, summaries
 from rosey_rowstore.databases.failures import internal_fault
+from rosey_rowstore.databases.readcache import Key
 from rosey_rowstore.engine.model import Limits, Table
 from rosey_rowstore.engine.plans import Plan
 from rosey_rowstore.events import Events
@@ -34,6 +35,7 @@ from rosey_rowstore.protocol import (
     EmptyReply,
     Fault,
     ListRequest,
+    Operation,
     RollbackRequest,
     StatusRequest,
     check_identifier,
@@ -44,6 +46,7 @@ from rosey_rowstore.protocol import (
     nearest,
     timeout_from_headers,
 )
+from rosey_rowstore.settings import DEFAULT_READ_CACHE
 
 __all__ = ["Application"]
 
@@ -56,6 +59,10 @@ Handler = Callable[[str, Limits, Any, float], Awaitable[bytes]]
 
 _LONGEST_ID: Final = 256
 _MISSING: Final = ("table_not_found", "column_not_found")
+_KEPT: Final = frozenset(
+    tail for tail, operation in OPERATIONS.items() if tail.startswith("rows.") and not operation.writes
+)
+"""What a reply may be kept of."""
 _SECONDS_BETWEEN_LOOKS: Final = 1.0
 _MOST_REPLANS: Final = 3
 """How often a request is planned anew when the schema changes under it."""
@@ -70,18 +77,25 @@ class Application:
         plugins: What `plugins.toml` says.
         provision: Make an unknown plugin's storage on its first use, as in development.
         allow_rollback: Migrations may be rolled back, for plugins that do not say it themselves.
+        read_cache: Bytes of replies kept in front of Postgres while nothing changes; 0 for none.
 
     Raises:
         Fault: `invalid_request` when the URL is neither of Postgres nor of SQLite.
     """
 
     def __init__(
-        self, database_url: str, plugins: KnownPlugins, *, provision: bool, allow_rollback: bool = True
+        self,
+        database_url: str,
+        plugins: KnownPlugins,
+        *,
+        provision: bool,
+        allow_rollback: bool = True,
+        read_cache: int = DEFAULT_READ_CACHE,
     ) -> None:
         self.database_url = database_url
         self.events = Events()
         self._plugins = plugins
-        self._database = database_for(database_url, may_provision=provision)
+        self._database = database_for(database_url, may_provision=provision, read_cache=read_cache)
         self._migrations = MigrationCalls(
             self._database, plugins, allow_rollback=allow_rollback, events=self.events
         )
@@ -142,9 +156,24 @@ class Application:
         The usual request, of rows in a table that is known, goes to the database and comes back in the
         event loop's own callbacks. Any other takes a task, which is returned.
         """
-        stale = None
         try:
             call = self._call(plugin, tail, payload, headers, reply)
+            if call.key is not None:
+                work = self._database.kept(plugin, call.limits, call.key, call.deadline)
+                if work is not None:
+                    self._database.start(plugin, call.limits, work, call)
+                    return None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told
+            reply(*_refusal(plugin, tail, error))
+            return None
+        return self.start(call)
+
+    def start(self, call: _Call) -> asyncio.Task[None] | None:
+        """Plan a call and run it; whatever hinders it is the reply."""
+        plugin, stale = call.plugin, None
+        try:
+            call.request = decode_request(call.operation, call.payload)
+            call.handler = self._handlers.get(call.operation.request)
             if call.handler is None and (tables := self._database.known_tables(plugin, call.limits)):
                 try:
                     plan = self._database.planner.plan(call.request, tables, call.limits, plugin=plugin)
@@ -156,15 +185,12 @@ class Application:
                     call.tables = tables
                     self._database.start(plugin, call.limits, call.work(plan), call)
                     return None
-        except Fault as fault:
-            reply(*encode_fault(fault))
-            return None
         except Exception as error:  # noqa: BLE001 - the caller gets a reference, the log all of it
-            reply(*encode_fault(internal_fault(f"{tail} of {plugin!r}", error)))
+            call.reply(*_refusal(plugin, call.tail, error))
             return None
-        return self._begin_task(call, stale)
+        return self.start_task(call, stale)
 
-    def _begin_task(self, call: _Call, stale: Tables | None) -> asyncio.Task[None]:
+    def start_task(self, call: _Call, stale: Tables | None) -> asyncio.Task[None]:
         """Answer a call by a task; tables that did not fit it are looked at again first."""
         task = asyncio.get_running_loop().create_task(self._reply(call, stale))
         self._tasks.add(task)
@@ -178,10 +204,8 @@ class Application:
                 body = await call.handler(call.plugin, call.limits, call.request, call.deadline)
             else:
                 body = await self._rows(call, stale)
-        except Fault as fault:
-            reply(*encode_fault(fault))
-        except Exception as error:  # noqa: BLE001 - the caller gets a reference, the log all of it
-            reply(*encode_fault(internal_fault(f"{call.tail} of {call.plugin!r}", error)))
+        except Exception as error:  # noqa: BLE001 - as in `start`
+            reply(*_refusal(call.plugin, call.tail, error))
         else:
             reply(body, None)
 
@@ -199,7 +223,6 @@ class Application:
                 f"The request has {len(payload)} bytes; the plugin's limit is {limits.request_size}.",
                 hint="Send fewer rows at a time, or raise request_size in plugins.toml.",
             )
-        request = decode_request(operation, payload)
         seconds = limits.statement_timeout
         message_id, digest = None, b""
         if tail.startswith("migrations."):
@@ -208,11 +231,9 @@ class Application:
             seconds = min(timeout_from_headers(headers, seconds), seconds)
             if operation.writes and (message_id := _message_id(headers)) is not None:
                 digest = _digest(tail, payload)
-        handler = self._handlers.get(operation.request)
+        key = (tail, payload) if tail in _KEPT else None
         deadline = self._now() + seconds
-        return _Call(
-            self._begin_task, plugin, tail, limits, request, handler, deadline, message_id, digest, reply
-        )
+        return _Call(self, plugin, tail, limits, operation, payload, deadline, message_id, digest, key, reply)
 
     def _limits(self, plugin: str) -> Limits:
         known = self._plugins.get(plugin)
@@ -308,22 +329,29 @@ class _Call:
     It is the `Answer` of its own plan: a plan that did not fit the schema any more is made again.
 
     Attributes:
+        operation: What the tail of the subject names.
+        payload: The body as it came.
+        request: The same, read; None until it is planned.
         handler: What answers it; None for rows, which are planned and run.
         deadline: The moment (the loop's clock) at which the caller stops waiting.
         message_id: The `Nats-Msg-Id` of a write, None without one.
         digest: Tells the payloads of one id apart.
+        key: Under what its reply may be kept; None for what is no read of rows.
         reply: Takes the reply and its headers.
         tables: What its plan was made for.
     """
 
     __slots__ = (
-        "_again",
+        "_application",
         "_told",
         "deadline",
         "digest",
         "handler",
+        "key",
         "limits",
         "message_id",
+        "operation",
+        "payload",
         "plugin",
         "reply",
         "request",
@@ -333,32 +361,38 @@ class _Call:
 
     def __init__(  # noqa: PLR0917 - made once a request, in one place
         self,
-        again: Callable[[_Call, Tables | None], object],
+        application: Application,
         plugin: str,
         tail: str,
         limits: Limits,
-        request: Any,
-        handler: Handler | None,
+        operation: Operation[Any, Any],
+        payload: bytes,
         deadline: float,
         message_id: str | None,
         digest: bytes,
+        key: Key | None,
         reply: Replier,
     ) -> None:
-        self._again = again
+        self._application = application
         self._told = False
         self.plugin = plugin
         self.tail = tail
         self.limits = limits
-        self.request = request
-        self.handler = handler
+        self.operation = operation
+        self.payload = payload
         self.deadline = deadline
         self.message_id = message_id
         self.digest = digest
+        self.key = key
         self.reply = reply
+        self.request: Any = None
+        self.handler: Handler | None = None
         self.tables: Tables | None = None
 
     def work(self, plan: Plan) -> Work:
         """Return a plan with these terms."""
+        if self.key is not None and plan.cacheable:
+            return Work(plan, self.deadline, key=self.key, limits=self.limits)
         return Work(plan, self.deadline, self.message_id, self.digest)
 
     def done(self) -> bool:
@@ -374,11 +408,33 @@ class _Call:
         """Pass the refusal on, or begin anew."""
         self._told = True
         if isinstance(error, StaleSchemaError):
-            self._again(self, self.tables)
-        elif isinstance(error, Fault):
-            self.reply(*encode_fault(error))
+            self._application.start_task(self, self.tables)
+        elif isinstance(error, StaleReplyError):
+            self._application.start(self._once_more())
         else:
-            self.reply(*encode_fault(internal_fault(f"{self.tail} of {self.plugin!r}", error)))
+            self.reply(*_refusal(self.plugin, self.tail, error))
+
+    def _once_more(self) -> _Call:
+        """Return the same call, told nothing yet."""
+        return _Call(
+            self._application,
+            self.plugin,
+            self.tail,
+            self.limits,
+            self.operation,
+            self.payload,
+            self.deadline,
+            self.message_id,
+            self.digest,
+            self.key,
+            self.reply,
+        )
+
+
+def _refusal(plugin: str, tail: str, error: BaseException) -> Reply:
+    """Return what the caller is told of an error: of one that is ours a reference, and the log all of it."""
+    fault = error if isinstance(error, Fault) else internal_fault(f"{tail} of {plugin!r}", error)
+    return encode_fault(fault)
 
 
 def _settle(waiting: asyncio.Future[Reply], body: bytes, headers: dict[str, str] | None) -> None:

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from rosey_rowstore.plugins import parse_size
 from rosey_rowstore.protocol import DEFAULT_SUBJECT_ROOT, Fault, nearest
 
-__all__ = ["ServiceSettings"]
+__all__ = ["DEFAULT_READ_CACHE", "ServiceSettings"]
 
 _PREFIX: Final = "ROSEY_STORAGE_"
 _SETTINGS: Final = "ROSEY_STORAGE_SETTINGS"
@@ -22,10 +23,12 @@ _KNOWN: Final = tuple(
     _PREFIX + name
     for name in (
         *("URL", "CREDENTIALS", "SUBJECT", "TIMEOUT", "DATABASE"),
-        *("PLUGINS", "DATA", "ALLOW_LOCAL", "HEALTH", "CONTEXTS", "SETTINGS"),
+        *("PLUGINS", "DATA", "ALLOW_LOCAL", "HEALTH", "READ_CACHE", "CONTEXTS", "SETTINGS"),
         *("TLS_CA", "TLS_CERT", "TLS_KEY"),
     )
 )
+_UNIT: Final = re.compile("[A-Za-z]")
+DEFAULT_READ_CACHE: Final = 32 * 1024 * 1024
 _SCHEMES: Final = ("nats", "tls", "ws", "wss")
 _DATABASES: Final = ("postgresql://", "postgres://", "sqlite:")
 
@@ -43,6 +46,7 @@ class ServiceSettings:
         plugins: The path of `plugins.toml`.
         tls_ca: The authorities that sign NATS' certificates, in place of the system's; a PEM file.
         tls_cert, tls_key: Who the service is, for servers that ask; PEM files, both or none.
+        read_cache: Bytes of replies to reads that are kept while nothing is written; 0 for none.
         health: Host and port on which probes are answered; None for nowhere.
         environment: `development` or `production`.
     """
@@ -56,6 +60,7 @@ class ServiceSettings:
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    read_cache: int = DEFAULT_READ_CACHE
     health: tuple[str, int] | None = None
     environment: Literal["development", "production"] = "development"
 
@@ -89,6 +94,7 @@ class ServiceSettings:
             timeout=_seconds(given.get("ROSEY_STORAGE_TIMEOUT", "5")),
             plugins=_file(given, "ROSEY_STORAGE_PLUGINS"),
             **_tls(given),
+            read_cache=_size(given.get("ROSEY_STORAGE_READ_CACHE")),
             health=_address(given.get("ROSEY_STORAGE_HEALTH")),
             environment=_environment(given.get("ROSEY_ENV", "development")),
         )
@@ -137,6 +143,17 @@ def _seconds(text: str) -> float:
     if not 0 < seconds <= 86_400:
         raise _bad("ROSEY_STORAGE_TIMEOUT", f"{text!r} is no time.", "Seconds, above 0 and up to a day.")
     return seconds
+
+
+def _size(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_READ_CACHE
+    try:
+        return 0 if text.strip() == "0" else parse_size(text if _UNIT.search(text) else int(text), "")
+    except (Fault, ValueError):
+        raise _bad(
+            "ROSEY_STORAGE_READ_CACHE", f"{text!r} is no size.", "Bytes, or as 32 MiB; 0 keeps nothing."
+        ) from None
 
 
 def _file(given: Mapping[str, str], name: str) -> Path | None:

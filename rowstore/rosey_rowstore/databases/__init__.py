@@ -11,12 +11,13 @@ from rosey_rowstore.protocol import Fault
 __all__ = ["database_for"]
 
 
-def database_for(url: str, *, may_provision: bool) -> Database:
+def database_for(url: str, *, may_provision: bool, read_cache: int = 0) -> Database:
     """Return the database of a URL, not yet open.
 
     Args:
         url: `postgresql://…`, `sqlite:FOLDER`, `sqlite:FILE` or `sqlite::memory:`.
         may_provision: Make an unknown plugin's storage on its first use.
+        read_cache: Bytes of replies to keep in front of Postgres; SQLite needs none.
 
     Raises:
         Fault: `invalid_request` when the URL is neither of Postgres nor of SQLite.
@@ -26,7 +27,7 @@ def database_for(url: str, *, may_provision: bool) -> Database:
         # Late: who keeps rows in SQLite needs no driver for Postgres, and no time to load it.
         from rosey_rowstore.databases.postgres.database import PostgresDatabase  # noqa: PLC0415
 
-        return PostgresDatabase(url, may_provision=may_provision)
+        return PostgresDatabase(url, may_provision=may_provision, read_cache=read_cache)
     if scheme == "sqlite":
         from rosey_rowstore.databases.sqlite.database import SqliteDatabase  # noqa: PLC0415 - as above
 

@@ -9,6 +9,7 @@ import attrs
 from attrs import frozen
 from msgspec import Struct
 
+from rosey_rowstore.databases.readcache import Key
 from rosey_rowstore.engine.model import Limits, Result, Table
 from rosey_rowstore.engine.planner import Planner
 from rosey_rowstore.engine.plans import Plan
@@ -19,6 +20,7 @@ __all__ = [
     "Answer",
     "Database",
     "Size",
+    "StaleReplyError",
     "StaleSchemaError",
     "Work",
     "as_before",
@@ -44,6 +46,10 @@ class StaleSchemaError(Exception):
     """
 
 
+class StaleReplyError(Exception):
+    """A kept reply is not true any more, or nobody could say; the request is to be planned and run."""
+
+
 @frozen(kw_only=True)
 class Size:
     """The database's own estimates of a table: its rows, and its bytes with indexes."""
@@ -62,7 +68,7 @@ class Answer(Protocol):
         """Take the reply."""
 
     def set_exception(self, error: BaseException, /) -> None:
-        """Take a `Fault`, a `StaleSchemaError`, or a fault of the service's own."""
+        """Take a `Fault`, a `StaleSchemaError`, a `StaleReplyError`, or a fault of the service's own."""
 
 
 class Work(Struct, eq=False):
@@ -73,12 +79,20 @@ class Work(Struct, eq=False):
         deadline: The moment (the loop's clock) at which the caller stops waiting.
         message_id: The `Nats-Msg-Id` of a write, None without one.
         digest: Tells the payloads of one id apart.
+        key: Under what the reply may be kept; None where it may not.
+        limits: Those of the request, where there is a key.
+        kept: The reply, where one is kept that may still be true; there is nothing to run then.
+        era: In which it was found.
     """
 
     plan: Plan
     deadline: float
     message_id: str | None = None
     digest: bytes = b""
+    key: Key | None = None
+    limits: Limits | None = None
+    kept: bytes | None = None
+    era: object = None
 
     def complete(self, results: Sequence[Result]) -> bytes:
         """Return the reply's bytes; a `Fault` out of it rolls the work back."""
@@ -189,6 +203,9 @@ class Database(Protocol):
 
     def known_tables(self, plugin: str, limits: Limits) -> Mapping[str, Table] | None:
         """Return what `tables` would, where that takes no waiting; else None."""
+
+    def kept(self, plugin: str, limits: Limits, key: Key, deadline: float) -> Work | None:
+        """Return the work of giving a kept reply again, where there is one that may still be true."""
 
     async def run(self, plugin: str, limits: Limits, work: Work) -> bytes:
         """Run a plan and return the reply's bytes; `StaleSchemaError` asks for a plan made afresh."""

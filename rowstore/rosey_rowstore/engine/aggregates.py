@@ -78,6 +78,7 @@ def plan_aggregate(
         writes=False,
         atomic=False,
         tables=(facts.table.name,),
+        cacheable=facts.table.steady,
     )
 
 

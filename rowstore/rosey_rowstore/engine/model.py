@@ -93,6 +93,7 @@ class Table:
     Attributes:
         reacts: A trigger or a rule of the plugin's own acts on its writes: one statement for many rows may
             do something else than many statements.
+        steady: What a role reads of it changes by writes to it alone: no row security, no other table's rows.
         managed: Made by `tables.define`: `id`, `created_at` and `updated_at` belong to the service.
         generation: Grows with every definition and migration of the plugin; part of every cache key.
     """
@@ -103,6 +104,7 @@ class Table:
     indexes: tuple[Index, ...] = ()
     managed: bool = False
     reacts: bool = False
+    steady: bool = False
     generation: int = 0
     by_name: dict[str, Column] = field(init=False, eq=False, repr=False)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from msgspec import Struct
 
 from rosey_rowstore.engine.model import Result, Shared, Statement
 
-__all__ = ["Plan"]
+__all__ = ["NOTHING", "Plan"]
 
 
 class Plan(Struct, frozen=True, kw_only=True, eq=False):
@@ -26,6 +27,7 @@ class Plan(Struct, frozen=True, kw_only=True, eq=False):
         places: Where in the request each statement comes from, as `operations[1]`; empty where they all
             come from the one request.
         shared: How it may be one statement with other requests that wait; None where it may not.
+        cacheable: The reply depends on the request and on the rows of its tables, and on nothing else.
     """
 
     statements: tuple[Statement, ...]
@@ -35,3 +37,12 @@ class Plan(Struct, frozen=True, kw_only=True, eq=False):
     tables: tuple[str, ...]
     places: tuple[str, ...] = ()
     shared: Shared | None = None
+    cacheable: bool = False
+
+
+def _no_reply(_: Sequence[Result]) -> bytes:
+    raise AssertionError("nothing was run")
+
+
+NOTHING: Final = Plan(statements=(), finish=_no_reply, writes=False, atomic=False, tables=())
+"""The plan of a request whose reply is known."""

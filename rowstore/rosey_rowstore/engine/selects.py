@@ -221,6 +221,7 @@ def _page_plan(facts: TableFacts, page: _Page, values: Sequence[Any], finish: _F
         atomic=False,
         tables=facts.names,
         shared=page.shared,
+        cacheable=facts.table.steady,
     )
 
 

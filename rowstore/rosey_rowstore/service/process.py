@@ -74,6 +74,7 @@ def run(settings: ServiceSettings, *, provision: bool) -> int:
         plugins,
         provision=provision,
         allow_rollback=settings.environment != "production",
+        read_cache=settings.read_cache,
     )
     return _new_loop_run(serve(application, plugins, settings))
 

@@ -27,6 +27,7 @@ _COLUMNS: Final[LiteralString] = f"""
            pg_get_expr(d.adbin, d.adrelid),
            c.relhasrules OR c.relhastriggers AND EXISTS (
                SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal),
+           c.relkind = 'r' AND NOT c.relhassubclass AND NOT c.relrowsecurity,
            (SELECT f.relname FROM pg_constraint r JOIN pg_class f ON f.oid = r.confrelid
              WHERE r.conrelid = c.oid AND r.contype = 'f' AND r.conkey = ARRAY[a.attnum] LIMIT 1)
       FROM pg_class c
@@ -70,13 +71,16 @@ async def reflect(connection: AsyncConnection[Any], schema: str, generation: int
     columns: dict[str, list[Column]] = defaultdict(list)
     numbered: dict[str, set[str]] = defaultdict(set)
     reacting: set[str] = set()
+    steady: set[str] = set()
     cursor = await connection.execute(_COLUMNS, (name,))
     for table, *described in await cursor.fetchall():
         columns[table].append(_column(described))
         if _is_numbered(described):
             numbered[table].add(described[0])
-        if described[-2]:
+        if described[-3]:
             reacting.add(table)
+        if described[-2]:
+            steady.add(table)
     keys: dict[str, tuple[str, ...]] = {}
     indexes: dict[str, list[Index]] = defaultdict(list)
     cursor = await connection.execute(_INDEXES, (name,))
@@ -93,6 +97,7 @@ async def reflect(connection: AsyncConnection[Any], schema: str, generation: int
                 primary_key=keys.get(table, ()),
                 indexes=tuple(indexes[table]),
                 reacts=table in reacting,
+                steady=table in steady,
                 generation=generation,
             ),
             numbered[table],
@@ -102,7 +107,7 @@ async def reflect(connection: AsyncConnection[Any], schema: str, generation: int
 
 
 def _column(row: Sequence[Any]) -> Column:
-    name, catalog_type, required, identity, computed, default, _, references = row
+    name, catalog_type, required, identity, computed, default, _, _, references = row
     members = column_type(catalog_type, Dialect.POSTGRES)
     generated = bool(identity) or computed or _is_numbered(row)
     return Column(

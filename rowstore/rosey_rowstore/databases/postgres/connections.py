@@ -39,6 +39,7 @@ class Connections:
         self._cap = cap
         self._count = 0
         self._idle: OrderedDict[Holder, None] = OrderedDict()
+        self._busy: set[Holder] = set()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -85,11 +86,20 @@ class Connections:
                 ) from None
 
     def busy(self, holder: Holder) -> None:
-        """Take note that `holder` uses its link."""
+        """Take note that `holder` has work to do."""
         self._idle.pop(holder, None)
+        self._busy.add(holder)
 
-    def idle(self, holder: Holder) -> None:
+    @property
+    def quiet(self) -> bool:
+        """Whether no more than one holder has work to do."""
+        return len(self._busy) <= 1
+
+    def idle(self, holder: Holder, link: Link | None) -> None:
         """Take note that `holder` has nothing to do; its link goes to one that waits, or stays for now."""
+        self._busy.discard(holder)
+        if link is None:
+            return
         if any(not waiter.done() for waiter in self._waiters):
             task = asyncio.get_running_loop().create_task(holder.give_up())
             self._tasks.add(task)

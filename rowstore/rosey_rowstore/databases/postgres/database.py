@@ -27,9 +27,11 @@ from rosey_rowstore.databases.postgres.lanes import PluginLanes
 from rosey_rowstore.databases.postgres.listener import Listener, announce
 from rosey_rowstore.databases.postgres.sessions import Service, connect, conninfo
 from rosey_rowstore.databases.postgres.text import detect_text
+from rosey_rowstore.databases.readcache import Key, ReadCache, Reads
 from rosey_rowstore.engine.definitions import plan_definition, plan_drop
 from rosey_rowstore.engine.model import Dialect, Limits, Table
 from rosey_rowstore.engine.planner import Planner
+from rosey_rowstore.engine.plans import NOTHING
 from rosey_rowstore.protocol import DefineRequest, Fault, owned_name
 
 __all__ = ["PostgresDatabase"]
@@ -49,6 +51,7 @@ class _Plugin:
     name: str
     limits: Limits
     lanes: PluginLanes
+    reads: Reads
     logins: logins.Logins | None = None
     absent_until: float = 0.0
     tables: Mapping[str, Table] | None = None
@@ -67,14 +70,23 @@ class PostgresDatabase:
         dsn: Of the service's own login, which provisions and reflects.
         may_provision: Make an unknown plugin's schema and logins on its first use.
         connection_cap: How many plugin connections may stand; None for a share of what the server has.
+        read_cache: Bytes of replies to keep while nothing changes; 0 for none.
     """
 
-    def __init__(self, dsn: str, *, may_provision: bool, connection_cap: int | None = None) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        may_provision: bool,
+        connection_cap: int | None = None,
+        read_cache: int = 0,
+    ) -> None:
         self._dsn = dsn
         self._may_provision = may_provision
         self._cap = connection_cap
         self._service = Service(dsn)
         self._plugins: dict[str, _Plugin] = {}
+        self._cache = ReadCache(read_cache)
         self._connections: Connections | None = None
         self._planner: Planner | None = None
         self._listener = Listener(
@@ -132,7 +144,8 @@ class PostgresDatabase:
         plugin = self._plugins.get(name)
         if plugin is None:
             assert self._connections is not None  # noqa: S101 - `_ready` made them
-            plugin = _Plugin(name, limits, PluginLanes(self._connections, name))
+            reads = self._cache.reads()
+            plugin = _Plugin(name, limits, PluginLanes(self._connections, name, reads), reads)
             self._plugins[name] = plugin
         return plugin
 
@@ -176,6 +189,7 @@ class PostgresDatabase:
         for plugin in self._plugins.values():
             if name is None or plugin.name == name:
                 plugin.epoch += 1
+                plugin.reads.clear()
 
     async def tables(
         self, plugin: str, limits: Limits, *, stale: Mapping[str, Table] | None = None
@@ -221,6 +235,13 @@ class PostgresDatabase:
         plugin.reflected_epoch, plugin.reflected_at = epoch, now
 
     # work
+
+    def kept(self, plugin: str, limits: Limits, key: Key, deadline: float) -> Work | None:
+        """Return the work of giving a kept reply again, where there is one that may still be true."""
+        known = self._plugins.get(plugin)
+        if known is None or (body := known.reads.get(key, limits)) is None:
+            return None
+        return Work(NOTHING, deadline, kept=body, era=known.reads.era)
 
     async def run(self, plugin: str, limits: Limits, work: Work) -> bytes:
         """Run a plan on one of the plugin's lanes."""

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Final
 
-from rosey_rowstore.databases.base import StaleSchemaError, Work, placed
+from rosey_rowstore.databases.base import StaleReplyError, StaleSchemaError, Work, placed
 from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.databases.postgres import replies
 from rosey_rowstore.databases.postgres.connections import Connections
 from rosey_rowstore.databases.postgres.errors import CANCELLED, fault_of
-from rosey_rowstore.databases.postgres.groups import Group, grouped
 from rosey_rowstore.databases.postgres.jobs import Job, Queue, expired
 from rosey_rowstore.databases.postgres.link import Failure, Link, LinkLostError, Outcome
+from rosey_rowstore.databases.postgres.pipelines import Pipeline
+from rosey_rowstore.databases.readcache import Reads
 from rosey_rowstore.engine.model import Result, Statement
 from rosey_rowstore.protocol import Fault
 
@@ -29,30 +31,44 @@ __all__ = ["Lane"]
 log = logging.getLogger("rosey_rowstore.databases")
 
 _CANCEL_GRACE: Final = 2.0
+_WATCHED_SECONDS: Final = 0.0001
+"""A row by its key takes 40 to 80 µs on the machines we measured; watched twice as long, none is faster."""
+_CORES: Final = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 _BEGIN: Final = Statement("BEGIN")
 _BEGIN_READING: Final = Statement("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 _COMMIT: Final = Statement("COMMIT")
 _ROLLBACK: Final = Statement("ROLLBACK")
 
+_NOTHING_SENT: Final = Pipeline(())
 UNKNOWN_OUTCOME: Final = "The connection to the database was lost; the write may have happened."
 _UNKNOWN_HINT: Final = "Ask again with the same Nats-Msg-Id: it has one effect at most."
 
 
 class Lane:
-    """One connection and the batches that run on it, one after the other."""
+    """One connection and the batches that run on it, one after the other.
 
-    def __init__(self, connections: Connections, plugin: str, queue: Queue) -> None:
+    Args:
+        connections: Opens the connection, and closes it for another plugin's sake.
+        plugin: Whose lane it is.
+        queue: What waits.
+        reads: Keeps replies to reads; None for never.
+    """
+
+    def __init__(
+        self, connections: Connections, plugin: str, queue: Queue, reads: Reads | None = None
+    ) -> None:
         self.queue = queue
         self.busy = False
         self.since = 0.0
         self._loop = asyncio.get_running_loop()
         self._connections = connections
         self._plugin = plugin
+        self._reads = reads
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._batch: Sequence[Job] = ()
-        self._groups: Sequence[Group] = ()
+        self._pipeline = _NOTHING_SENT
         self._timer: asyncio.TimerHandle | None = None
         self._closing: list[asyncio.Future[None]] = []
         self._stale = False
@@ -114,8 +130,7 @@ class Lane:
 
     def _rest(self) -> None:
         self.busy = False
-        if self._link is not None:
-            self._connections.idle(self)
+        self._connections.idle(self, self._link)
         for waiting in self._closing:
             if not waiting.done():
                 waiting.set_result(None)
@@ -148,35 +163,44 @@ class Lane:
         deadline = min([job.work.deadline for job in batch])
         self._timer = self._loop.call_at(deadline, link.cancel, _CANCEL_GRACE)
         try:
-            self._groups = grouped(batch)
-            link.start([group.statement() for group in self._groups], self._answered)
+            self._pipeline = Pipeline(batch, self._reads)
+            link.start(self._pipeline.statements(), self._answered)
         except Exception as error:  # noqa: BLE001 - a parameter that cannot be sent; nothing was
             self._answered(LinkLostError(str(error)), error)
+        else:
+            if len(batch) == 1 and not batch[0].work.plan.writes and self._alone():
+                link.watch(_WATCHED_SECONDS)
+
+    def _alone(self) -> bool:
+        """Whether nobody waits for this lane or another, and the database has a core of its own."""
+        return _CORES > 1 and not self.queue.jobs and self._connections.quiet
 
     def _answered(self, outcome: Outcome, cause: Exception | None = None) -> None:
         """Answer the batch that was sent, and go on with the next."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        batch, groups = self._batch, self._groups
-        self._batch = self._groups = ()
+        batch, pipeline = self._batch, self._pipeline
+        self._batch, self._pipeline = (), _NOTHING_SENT
         if isinstance(outcome, list):
+            pipeline.confirm(outcome)
             # The database works on what waits while the replies to this are made.
             self._next()
-            _hand_out(groups, outcome)
+            pipeline.answer(outcome)
         else:
             self._task = self._loop.create_task(
-                self._guarded(batch, self._mend(batch, groups, outcome, cause))
+                self._guarded(batch, self._mend(batch, pipeline, outcome, cause))
             )
 
     async def _mend(
-        self, batch: Sequence[Job], groups: Sequence[Group], outcome: Outcome, cause: Exception | None
+        self, batch: Sequence[Job], pipeline: Pipeline, outcome: Outcome, cause: Exception | None
     ) -> None:
+        pipeline.give_up()
         if cause is not None:
             raise cause
         if isinstance(outcome, Failure):
             try:
-                await self._after_group(groups, outcome)
+                await self._after_group(pipeline, outcome)
             except LinkLostError:
                 await self._lose(batch)
         else:
@@ -209,6 +233,8 @@ class Lane:
         if self._link is not None and self._link.lost:
             await self.let_go()
         if self._link is None:
+            if self._reads is not None:
+                self._reads.forget()
             self._link = await self._connections.open(self, self._plugin, deadline)
             self._stale = False
         if self._stale:
@@ -243,13 +269,13 @@ class Lane:
 
     async def _run_plain(self, link: Link, batch: Sequence[Job]) -> None:
         """Run single statements as one pipeline, which is one transaction by itself."""
-        groups = grouped(batch)
+        pipeline = Pipeline(batch)
         try:
-            results = await self._exchange(link, [group.statement() for group in groups], batch)
+            results = await self._exchange(link, pipeline.statements(), batch)
         except Failure as failure:
-            await self._after_group(groups, failure)
+            await self._after_group(pipeline, failure)
             return
-        _hand_out(groups, results)
+        pipeline.answer(results)
 
     # a transaction that stays open until the replies are made
 
@@ -312,12 +338,19 @@ class Lane:
             return
         await self._split(batch, index)
 
-    async def _after_group(self, groups: Sequence[Group], failure: Failure) -> None:
+    async def _after_group(self, pipeline: Pipeline, failure: Failure) -> None:
         """Do what follows the failure of a group's statement; of a shared one, find out whose it was."""
-        batch = [job for group in groups for job in group.jobs]
-        culprit = groups[failure.index]
+        batch, groups = pipeline.jobs, pipeline.groups
+        index = pipeline.failed_at(failure)
+        if index < 0:
+            if failure.error.sqlstate != CANCELLED:
+                log.warning("no reply of %s is kept: %s", self._plugin, failure.error)
+                self._reads = None
+            await self._run(batch)
+            return
+        culprit = groups[index]
         if culprit.shared is None:
-            before = sum(len(group.jobs) for group in groups[: failure.index])
+            before = sum(len(group.jobs) for group in groups[:index])
             await self._after_failure(batch, failure, before)
         else:
             culprit.part()
@@ -374,7 +407,9 @@ class Lane:
         for job in batch:
             if job.answer.done():
                 continue
-            if job.work.plan.writes:
+            if job.work.kept is not None:
+                job.refuse(StaleReplyError())
+            elif job.work.plan.writes:
                 code = "timeout" if job.work.deadline <= now else "unavailable"
                 job.refuse(Fault(code, UNKNOWN_OUTCOME, hint=_UNKNOWN_HINT))
             elif job.work.deadline <= now:
@@ -405,34 +440,11 @@ def _still_wanted(batch: Sequence[Job]) -> list[Job]:
             continue
         if job.work.deadline <= now:
             job.refuse(expired(job.work))
+        elif job.work.kept is not None:  # only a pipeline that asks for the snapshot may give it
+            job.refuse(StaleReplyError())
         else:
             wanted.append(job)
     return wanted
-
-
-def _hand_out(groups: Sequence[Group], results: Sequence[Result]) -> None:
-    """Answer every job of the groups; those of a statement whose rows cannot be told apart are refused."""
-    for group, result in zip(groups, results, strict=True):
-        if group.shared is None:
-            _complete(group.jobs[0], (result,))
-            continue
-        try:
-            each = group.results(result)
-            for job, own in zip(group.jobs, each, strict=True):
-                _complete(job, (own,))
-        except Exception as error:  # noqa: BLE001 - a fault of ours; the lane goes on
-            for job in group.jobs:
-                job.refuse(internal_fault("a shared statement", error))
-
-
-def _complete(job: Job, results: Sequence[Result]) -> None:
-    """Make the reply of a job and give it; every job gets an answer."""
-    try:
-        body = job.work.complete(results)
-    except Exception as error:  # noqa: BLE001 - a refusal, or what the caller gets a reference for
-        job.refuse(error)
-    else:
-        job.reply(body)
 
 
 def _translated(failure: Failure, work: Work) -> BaseException:

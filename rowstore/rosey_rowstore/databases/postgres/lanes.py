@@ -15,6 +15,7 @@ from rosey_rowstore.databases.base import Answer, Work
 from rosey_rowstore.databases.postgres.connections import Connections
 from rosey_rowstore.databases.postgres.jobs import BATCH, CROWD, Job, Queue
 from rosey_rowstore.databases.postgres.lane import Lane
+from rosey_rowstore.databases.readcache import Reads
 
 __all__ = ["BATCH", "PluginLanes"]
 
@@ -22,15 +23,21 @@ READ_LANES: Final = 2
 
 
 class PluginLanes:
-    """The lanes of one plugin; opening costs nothing, the first request connects."""
+    """The lanes of one plugin; opening costs nothing, the first request connects.
 
-    def __init__(self, connections: Connections, plugin: str) -> None:
+    Args:
+        connections: Open and close what the lanes run on.
+        plugin: Whose.
+        reads: Keeps replies to reads; None for never.
+    """
+
+    def __init__(self, connections: Connections, plugin: str, reads: Reads | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._writes = Queue(BATCH)
         self._reads = Queue(CROWD)
         self._lanes = [
             Lane(connections, plugin, self._writes),
-            *(Lane(connections, plugin, self._reads) for _ in range(READ_LANES)),
+            *(Lane(connections, plugin, self._reads, reads) for _ in range(READ_LANES)),
         ]
         for lane in self._lanes:
             lane.queue.lanes.append(lane)
