@@ -183,7 +183,7 @@ class Application:
                     stale = tables
                 else:
                     call.tables = tables
-                    self._database.start(plugin, call.limits, call.work(plan), call)
+                    self._database.start(plugin, call.limits, call.work(plan, tables), call)
                     return None
         except Exception as error:  # noqa: BLE001 - the caller gets a reference, the log all of it
             call.reply(*_refusal(plugin, call.tail, error))
@@ -258,7 +258,7 @@ class Application:
                 tables = await database.tables(plugin, limits, stale=stale)
                 plan = database.planner.plan(call.request, tables, limits, plugin=plugin)
             try:
-                return await database.run(plugin, limits, call.work(plan))
+                return await database.run(plugin, limits, call.work(plan, tables))
             except StaleSchemaError:
                 if attempt == _MOST_REPLANS:
                     raise
@@ -389,10 +389,10 @@ class _Call:
         self.handler: Handler | None = None
         self.tables: Tables | None = None
 
-    def work(self, plan: Plan) -> Work:
-        """Return a plan with these terms."""
+    def work(self, plan: Plan, tables: Tables) -> Work:
+        """Return a plan that was made for these tables, with the terms of the call."""
         if self.key is not None and plan.cacheable:
-            return Work(plan, self.deadline, key=self.key, limits=self.limits)
+            return Work(plan, self.deadline, key=self.key, terms=(self.limits, tables))
         return Work(plan, self.deadline, self.message_id, self.digest)
 
     def done(self) -> bool:

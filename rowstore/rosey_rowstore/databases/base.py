@@ -9,7 +9,7 @@ import attrs
 from attrs import frozen
 from msgspec import Struct
 
-from rosey_rowstore.databases.readcache import Key
+from rosey_rowstore.databases.readcache import Key, Terms
 from rosey_rowstore.engine.model import Limits, Result, Table
 from rosey_rowstore.engine.planner import Planner
 from rosey_rowstore.engine.plans import Plan
@@ -80,7 +80,7 @@ class Work(Struct, eq=False):
         message_id: The `Nats-Msg-Id` of a write, None without one.
         digest: Tells the payloads of one id apart.
         key: Under what the reply may be kept; None where it may not.
-        limits: Those of the request, where there is a key.
+        terms: What it was planned with, where there is a key.
         kept: The reply, where one is kept that may still be true; there is nothing to run then.
         era: In which it was found.
     """
@@ -90,7 +90,7 @@ class Work(Struct, eq=False):
     message_id: str | None = None
     digest: bytes = b""
     key: Key | None = None
-    limits: Limits | None = None
+    terms: Terms | None = None
     kept: bytes | None = None
     era: object = None
 

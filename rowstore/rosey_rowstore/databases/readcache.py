@@ -16,9 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from rosey_rowstore.engine.model import Limits
-
-__all__ = ["Key", "ReadCache", "Reads"]
+__all__ = ["Key", "ReadCache", "Reads", "Terms"]
 
 _ENTRY: Final = 250
 """Bytes that an entry takes beside its key and its reply: two objects, and its place in a dict."""
@@ -31,6 +29,9 @@ _LONGEST_REST: Final = 1.0
 
 Key = tuple[str, bytes]
 """What was asked: the operation and the body as it came."""
+
+Terms = tuple[object, object]
+"""The limits and the tables with which it was planned; others, even if they are equal, are other terms."""
 
 
 class ReadCache:
@@ -71,7 +72,7 @@ class Reads:
     """
 
     __slots__ = (
-        *("_cache", "_changes", "_clock", "_kept", "_limits", "_rest", "_resting_until", "_snapshot"),
+        *("_cache", "_changes", "_clock", "_kept", "_rest", "_resting_until", "_snapshot", "_terms"),
         *("era", "hits", "used"),
     )
 
@@ -79,7 +80,7 @@ class Reads:
         self._cache = cache
         self._clock = clock
         self._kept: dict[Key, bytes] = {}
-        self._limits: Limits | None = None
+        self._terms: Terms = (None, None)
         self._snapshot: str | None = None
         self._changes = 0
         self._rest = _SHORTEST_REST
@@ -88,14 +89,14 @@ class Reads:
         self.used = 0
         self.hits = 0
 
-    def get(self, key: Key, limits: Limits) -> bytes | None:
-        """Return a reply that was read under these limits.
+    def get(self, key: Key, terms: Terms) -> bytes | None:
+        """Return a reply that was read on these very terms.
 
         It is true if the era is still the same after the snapshot was confirmed.
         """
-        if limits is not self._limits:
+        if not _same(terms, self._terms):
             self.clear()
-            self._limits = limits
+            self._terms = terms
         return self._kept.get(key)
 
     def worthwhile(self) -> bool:
@@ -115,9 +116,12 @@ class Reads:
             self._resting_until = self._clock() + self._rest
             self._rest = min(self._rest * 2, _LONGEST_REST)
 
-    def keep(self, key: Key, body: bytes, snapshot: str, limits: Limits) -> None:
-        """Keep a reply that was read after `snapshot` was taken, in the same session, under these limits."""
-        if snapshot != self._snapshot or limits is not self._limits or key in self._kept:
+    def keep(self, key: Key, body: bytes, snapshot: str, terms: Terms) -> None:
+        """Keep a reply that was read after `snapshot` was taken, in the same session, on these terms.
+
+        Left aside is what was planned on other terms than those of the last `get`: it comes late.
+        """
+        if snapshot != self._snapshot or key in self._kept or not _same(terms, self._terms):
             return
         size = len(key[1]) + len(body) + _ENTRY
         if self._cache.make_room(size):  # it may have emptied this very share
@@ -139,3 +143,7 @@ class Reads:
         """
         self.clear()
         self._snapshot = None
+
+
+def _same(terms: Terms, others: Terms) -> bool:
+    return terms[0] is others[0] and terms[1] is others[1]

@@ -189,7 +189,6 @@ class PostgresDatabase:
         for plugin in self._plugins.values():
             if name is None or plugin.name == name:
                 plugin.epoch += 1
-                plugin.reads.clear()
 
     async def tables(
         self, plugin: str, limits: Limits, *, stale: Mapping[str, Table] | None = None
@@ -239,7 +238,10 @@ class PostgresDatabase:
     def kept(self, plugin: str, limits: Limits, key: Key, deadline: float) -> Work | None:
         """Return the work of giving a kept reply again, where there is one that may still be true."""
         known = self._plugins.get(plugin)
-        if known is None or (body := known.reads.get(key, limits)) is None:
+        if known is None or known.tables is None or not self._fresh(known):
+            return None
+        body = known.reads.get(key, (limits, known.tables))
+        if body is None:
             return None
         return Work(NOTHING, deadline, kept=body, era=known.reads.era)
 

@@ -100,8 +100,8 @@ class Pipeline:
             job.refuse(error)
             return
         job.reply(body)
-        if self._reads is not None and work.key is not None and work.limits is not None:
-            self._reads.keep(work.key, body, self._snapshot, work.limits)
+        if self._reads is not None and work.key is not None and work.terms is not None:
+            self._reads.keep(work.key, body, self._snapshot, work.terms)
 
     def failed_at(self, failure: Failure) -> int:
         """Return which group's statement failed; -1 for that of the snapshot."""
