@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 import os
 import random
@@ -24,6 +25,7 @@ from rosey_storage import Column, Index, Storage, StorageError
 
 ROWS = 20_000
 AUTHORS = 100
+NUMBERS = itertools.count()
 LINE = "Time is an illusion. Lunchtime doubly so. " * 2
 Call = Callable[[], Awaitable[object]]
 
@@ -105,7 +107,8 @@ def storage_calls(storage: Storage) -> dict[str, Call]:
         ),
         "counter": lambda: counters.update({"id": 1}, {"n": {"$inc": 1}}),
         "spread": lambda: counters.update({"id": random.randint(2, 1000)}, {"n": {"$inc": 1}}),
-        "slow": lambda: quotes.select({"text": {"$icontains": "no such words"}}, limit=10),
+        # Each with words of its own: what was asked before would be given from the read cache.
+        "slow": lambda: quotes.select({"text": {"$icontains": f"no such words {next(NUMBERS)}"}}, limit=10),
     }
 
 

@@ -94,6 +94,8 @@ class Queue:
         """Put a job at the end, and see that a lane takes it."""
         self.jobs.append(job)
         if not self.lanes[0].busy or self.woken:  # of what arrives in one turn, each lane takes its share
+            if self.woken and job.work.kept is not None:
+                return  # it needs no lane's time, and is confirmed with all others of this turn
             if self.woken and len(self.jobs) >= self._crowd:
                 self.woken[0].begin()  # the database works while the rest of a long turn is being read
                 return
@@ -146,16 +148,24 @@ class Queue:
         return ()
 
     def _next(self) -> list[Job]:
-        """Remove one that needs a transaction of its own, or up to `BATCH` others."""
+        """Remove one that needs a transaction of its own, or up to `BATCH` others.
+
+        Those with a kept reply come on top: to the database any number of them is one statement.
+        """
         jobs = self.jobs
+        count = 0
         batch: list[Job] = []
         ids: set[str] = set()
         # Lanes that woke in the same turn share what waits, so that a slow request holds up its half only.
         most = BATCH
         if len(self.woken) > 1 and len(jobs) < CROWD:
             most = -(-len(jobs) // len(self.woken))
-        while jobs and len(batch) < most:
+        while jobs and count < most:
             work = jobs[0].work
+            if work.kept is not None:
+                batch.append(jobs.popleft())
+                continue
+            count += 1
             if work.plan.atomic:
                 return batch or [jobs.popleft()]
             if work.message_id is not None:
