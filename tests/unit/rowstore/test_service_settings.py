@@ -35,6 +35,7 @@ def test_every_setting(tmp_path: Path) -> None:
             "ROSEY_STORAGE_DATABASE": "sqlite:rows",
             "ROSEY_STORAGE_PLUGINS": str(file),
             "ROSEY_STORAGE_HEALTH": "0.0.0.0:8080",
+            "ROSEY_STORAGE_READ_CACHE": "64 MiB",
             "ROSEY_ENV": "production",
         }
     )
@@ -46,6 +47,7 @@ def test_every_setting(tmp_path: Path) -> None:
         timeout=2.5,
         plugins=file,
         health=("0.0.0.0", 8080),
+        read_cache=64 * 1024 * 1024,
         environment="production",
     )
 
@@ -75,6 +77,10 @@ def test_every_setting(tmp_path: Path) -> None:
         ("ROSEY_STORAGE_HEALTH", "h:99999", "HOST:PORT"),
         ("ROSEY_STORAGE_HEALTH", "::1:8080", "HOST:PORT"),
         ("ROSEY_STORAGE_HEALTH", "http://h:1", "HOST:PORT"),
+        ("ROSEY_STORAGE_READ_CACHE", "much", "no size"),
+        ("ROSEY_STORAGE_READ_CACHE", "-1", "no size"),
+        ("ROSEY_STORAGE_READ_CACHE", "32 MB", "no size"),
+        ("ROSEY_STORAGE_READ_CACHE", "1.5", "no size"),
         ("ROSEY_ENV", "prod", "no environment"),
     ],
 )
@@ -101,6 +107,13 @@ def test_a_password_is_not_repeated() -> None:
 def test_addresses_of_probes(text: str, address: tuple[str, int]) -> None:
     """Host and port, with brackets around IPv6."""
     assert ServiceSettings.from_environment({**DATABASE, "ROSEY_STORAGE_HEALTH": text}).health == address
+
+
+@pytest.mark.parametrize(("text", "size"), [("0", 0), ("1048576", 1 << 20), ("1MiB", 1 << 20), (" 0 ", 0)])
+def test_sizes(text: str, size: int) -> None:
+    """Bytes, or a number with its unit; 0 is none."""
+    found = ServiceSettings.from_environment({**DATABASE, "ROSEY_STORAGE_READ_CACHE": text})
+    assert found.read_cache == size
 
 
 def test_a_file_of_settings(tmp_path: Path) -> None:
