@@ -12,10 +12,12 @@ from rosey_kvstore import *  # noqa: F403 - KV and its values are listed in thei
 from rosey_kvstore import __all__ as _kv
 from rosey_kvstore.errors import *  # noqa: F403 - the one tree is listed in its own __all__
 from rosey_kvstore.errors import __all__ as _errors
+from rosey_storage.definitions import Column, Index
 from rosey_storage.migrations import Migrations
+from rosey_storage.results import Groups, Row, RowPage
 from rosey_storage.settings import Settings
 from rosey_storage.storage import Storage, sqlite_path
-from rosey_storage.tables import Column, Groups, Index, Row, RowPage, Table
+from rosey_storage.tables import Table
 from rosey_storage.transaction import Transaction, TransactionTable, Written
 
 __all__ = [  # noqa: PLE0604 - names of other __all__

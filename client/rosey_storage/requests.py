@@ -7,14 +7,17 @@ rows and filters hold is the service's to judge, so that there is one judge.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rosey_kvstore.errors import TypeMismatch
 from rosey_rowstore.protocol import DeleteRequest, InsertRequest, UpdateRequest, UpsertRequest
 
 __all__ = [
+    "MergeRule",
     "delete_request",
+    "given",
     "insert_request",
+    "measures_of",
     "members",
     "names",
     "optional_members",
@@ -25,6 +28,7 @@ __all__ = [
 ]
 
 Item = TypeVar("Item")
+MergeRule = Literal["$set", "$keep", "$inc", "$max", "$min"]
 
 
 def insert_request(table: str, rows: Sequence[Mapping[str, Any]], *, returning: bool = True) -> InsertRequest:
@@ -36,7 +40,7 @@ def upsert_request(
     table: str,
     rows: Sequence[Mapping[str, Any]],
     key: Sequence[str],
-    merge: Mapping[str, Any] | None,
+    merge: Mapping[str, MergeRule] | None,
     *,
     returning: bool = True,
 ) -> UpsertRequest:
@@ -125,6 +129,17 @@ def names(value: Any, path: str) -> list[str]:
 def optional_names(value: Any, path: str) -> list[str] | None:
     """Return a list of names; None stays None."""
     return None if value is None else names(value, path)
+
+
+def measures_of(measures: Any) -> dict[str, dict[str, str]]:
+    """Return the measures of an aggregate as dicts."""
+    found = members(measures, "measures")
+    return {name: members(measure, f"measures.{name}") for name, measure in found.items()}
+
+
+def given(*, limit: int | None) -> dict[str, Any]:
+    """Return the members that were given; the service has the defaults of the others."""
+    return {} if limit is None else {"limit": limit}
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

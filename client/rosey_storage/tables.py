@@ -1,120 +1,41 @@
-"""A plugin's tables: what an author writes, turned into the requests of the wire contract."""
+"""One table of the plugin: what an author calls, each a request of the wire contract and its reply."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal, overload
 
-import attrs
 from attrs import field, frozen
 
 from rosey_kvstore.errors import TypeMismatch
 from rosey_rowstore.protocol import (
     AggregateRequest,
-    ColumnDefinition,
-    DefineRequest,
     DescribeReply,
     DescribeRequest,
     DropRequest,
-    IndexDefinition,
     SearchRequest,
     SelectRequest,
     operations,
 )
 from rosey_storage.calls import Calls
+from rosey_storage.definitions import Column, ColumnKind, Index, define_request
 from rosey_storage.requests import (
+    MergeRule,
     delete_request,
+    given,
     insert_request,
-    members,
+    measures_of,
     names,
     optional_members,
     optional_names,
-    sequence,
     update_request,
     upsert_request,
 )
+from rosey_storage.results import Groups, Row, RowPage
 
 __all__ = ["Column", "ColumnKind", "Groups", "Index", "MergeRule", "Row", "RowPage", "Table"]
 
-Row = dict[str, Any]
-ColumnKind = Literal[
-    "string", "text", "integer", "float", "decimal", "boolean", "datetime", "date", "uuid", "json"
-]
-MergeRule = Literal["$set", "$keep", "$inc", "$max", "$min"]
-
 _PLAIN_KEYS: Final = (dict, list, tuple, set)
-
-
-@frozen
-class Column:
-    """A column to define.
-
-    Attributes:
-        name: `[a-z][a-z0-9_]{0,62}`; `id`, `created_at` and `updated_at` are the service's.
-        type: One of the contract's types.
-        required: Null is refused.
-        default: What an insert without the column stores.
-        unique: No value stands twice; nulls may.
-        max_length: Code points that a `string` takes, 255 unless given.
-        references: The table whose `id` this column names.
-    """
-
-    name: str
-    type: ColumnKind
-    required: bool = field(default=False, kw_only=True)
-    default: Any = field(default=None, kw_only=True)
-    unique: bool = field(default=False, kw_only=True)
-    max_length: int | None = field(default=None, kw_only=True)
-    references: str | None = field(default=None, kw_only=True)
-
-
-@frozen(init=False)
-class Index:
-    """An index over columns, in their order: `Index("by", "score")`."""
-
-    columns: tuple[str, ...]
-    unique: bool
-
-    def __init__(self, *columns: str, unique: bool = False) -> None:
-        self.__attrs_init__(columns, unique)
-
-
-@frozen
-class RowPage:
-    """A page of rows; iterate over it, or over its `rows`.
-
-    Attributes:
-        rows: The rows, in order.
-        next_cursor: What gives the next page; None at the end.
-    """
-
-    rows: list[Row]
-    next_cursor: str | None = None
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-
-@frozen
-class Groups:
-    """The rows of an aggregate; iterate over it, or over its `rows`.
-
-    Attributes:
-        rows: One row a group.
-        truncated: There are more groups than `limit`.
-    """
-
-    rows: list[Row]
-    truncated: bool = False
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 @frozen
@@ -146,16 +67,12 @@ class Table:
         Raises:
             SchemaConflict: The table differs in more than additions; nothing is done.
         """
-
-        def request() -> DefineRequest:
-            return DefineRequest(
-                table=self.name,
-                columns=[_column(*item) for item in enumerate(sequence(columns, "columns", "Column"))],
-                indexes=[_index(*item) for item in enumerate(sequence(indexes, "indexes", "Index"))],
-                dry_run=dry_run,
-            )
-
-        return (await self._calls(operations.TABLES_DEFINE, request, timeout=timeout)).changes
+        reply = await self._calls(
+            operations.TABLES_DEFINE,
+            lambda: define_request(self.name, columns, indexes, dry_run=dry_run),
+            timeout=timeout,
+        )
+        return reply.changes
 
     async def describe(self, *, timeout: float | None = None) -> DescribeReply:
         """Return the table as the database has it; rows and bytes are estimates."""
@@ -215,7 +132,7 @@ class Table:
                 columns=optional_names(columns, "columns"),
                 order_by=names(order_by, "order_by"),
                 cursor=cursor,
-                **_given(limit=limit),
+                **given(limit=limit),
             )
 
         reply = await self._calls(operations.ROWS_SELECT, request, timeout=timeout)
@@ -276,7 +193,7 @@ class Table:
                 where=optional_members(where, "where"),
                 order_by=names(order_by, "order_by"),
                 cursor=cursor,
-                **_given(limit=limit),
+                **given(limit=limit),
             )
 
         reply = await self._calls(operations.ROWS_SEARCH, request, timeout=timeout)
@@ -306,11 +223,11 @@ class Table:
         def request() -> AggregateRequest:
             return AggregateRequest(
                 table=self.name,
-                measures=_measures(measures),
+                measures=measures_of(measures),
                 where=optional_members(where, "where"),
                 group_by=names(group_by, "group_by"),
                 order_by=names(order_by, "order_by"),
-                **_given(limit=limit),
+                **given(limit=limit),
             )
 
         reply = await self._calls(operations.ROWS_AGGREGATE, request, timeout=timeout)
@@ -527,31 +444,3 @@ class Table:
             idempotency_key=idempotency_key,
         )
         return reply.rows if returning else reply.count
-
-
-def _column(place: int, column: Any) -> ColumnDefinition:
-    if not isinstance(column, Column):
-        raise TypeMismatch(
-            f"columns takes Column objects, not {type(column).__name__}.", path=f"columns[{place}]"
-        )
-    return ColumnDefinition(**attrs.asdict(column, recurse=False))
-
-
-def _index(place: int, index: Any) -> IndexDefinition:
-    if not isinstance(index, Index):
-        raise TypeMismatch(
-            f"indexes takes Index objects, not {type(index).__name__}.",
-            path=f"indexes[{place}]",
-            hint='As Index("by", "score").',
-        )
-    return IndexDefinition(columns=list(index.columns), unique=index.unique)
-
-
-def _measures(measures: Any) -> dict[str, dict[str, str]]:
-    found = members(measures, "measures")
-    return {name: members(measure, f"measures.{name}") for name, measure in found.items()}
-
-
-def _given(*, limit: int | None) -> dict[str, Any]:
-    """Return the members that were given; the service has the defaults of the others."""
-    return {} if limit is None else {"limit": limit}

@@ -22,8 +22,14 @@ from rosey_rowstore.protocol import (
 )
 from rosey_storage.calls import Calls
 from rosey_storage.faults import error_from
-from rosey_storage.requests import delete_request, insert_request, update_request, upsert_request
-from rosey_storage.tables import MergeRule, Row
+from rosey_storage.requests import (
+    MergeRule,
+    delete_request,
+    insert_request,
+    update_request,
+    upsert_request,
+)
+from rosey_storage.results import Row
 
 __all__ = ["Transaction", "TransactionTable", "Written"]
 

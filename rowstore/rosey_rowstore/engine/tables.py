@@ -63,8 +63,8 @@ class TableFacts:
     Attributes:
         key: Plugin, table and generation: the beginning of every key of the cache.
         names: The table's name, as plans hold it.
-        pages: What selects that differ in values alone need; kept by the module of selects.
-        additions: The same of inserts of a single row.
+        pages: What selects that differ in values alone need; kept by `known_selects`.
+        additions: The same of inserts of a single row; kept by `known_inserts`.
         orders: The orders that were asked for, checked and with the primary key.
         reader: Reads all columns.
         required: Columns that an insert has to give.
