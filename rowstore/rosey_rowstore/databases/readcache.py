@@ -119,9 +119,12 @@ class Reads:
     def keep(self, key: Key, body: bytes, snapshot: str, terms: Terms) -> None:
         """Keep a reply that was read after `snapshot` was taken, in the same session, on these terms.
 
-        Left aside is what was planned on other terms than those of the last `get`: it comes late.
+        Left aside is what was planned on other terms than those of the last `get`: it comes late. And while
+        something is always being written whatever was kept would be asked for twice.
         """
-        if snapshot != self._snapshot or key in self._kept or not _same(terms, self._terms):
+        if snapshot != self._snapshot or self._changes >= _CHANGES:
+            return
+        if key in self._kept or not _same(terms, self._terms):
             return
         size = len(key[1]) + len(body) + _ENTRY
         if self._cache.make_room(size):  # it may have emptied this very share

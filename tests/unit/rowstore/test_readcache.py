@@ -145,3 +145,15 @@ def test_one_quiet_moment_ends_the_rest() -> None:
     assert not reads.worthwhile()
     reads.confirm("1:9:")
     assert reads.worthwhile()
+
+
+def test_while_it_rests_nothing_is_kept() -> None:
+    """A reply that will not be true when it is asked for costs a second way to the database."""
+    reads = filled()
+    for number in range(2, 8):
+        reads.confirm(f"1:{number}:")
+        reads.keep(KEY, BODY, f"1:{number}:", TERMS)
+        assert (reads.get(KEY, TERMS) is None) == (number > 2)
+    reads.confirm("1:7:")
+    reads.keep(KEY, BODY, "1:7:", TERMS)
+    assert reads.get(KEY, TERMS) == BODY
