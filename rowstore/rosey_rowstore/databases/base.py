@@ -28,6 +28,7 @@ __all__ = [
     "check_unreferenced",
     "placed",
     "same_request",
+    "whole_reply",
 ]
 
 REPLY_KEPT_SECONDS: Final = 600
@@ -96,7 +97,12 @@ class Work(Struct, eq=False):
 
     def complete(self, results: Sequence[Result]) -> bytes:
         """Return the reply's bytes; a `Fault` out of it rolls the work back."""
-        return b'{"result":%b}' % self.plan.finish(results)
+        return whole_reply(self.plan.finish(results))
+
+
+def whole_reply(result: bytes) -> bytes:
+    """Return the reply's bytes around the JSON of a result."""
+    return b'{"result":%b}' % result
 
 
 def placed(fault: Fault, plan: Plan, statement: int) -> Fault:

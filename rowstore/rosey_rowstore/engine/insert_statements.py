@@ -98,7 +98,7 @@ def shared_insert(
     def make() -> SharedInsert:
         one = _single(sql, facts, names, None, returning=returning)
         many = _unnested(sql, facts, names, None, returning=returning)
-        return SharedInsert(one, many, sql.codec, returning=returning)
+        return SharedInsert(one, many, sql.codec, facts.reader if returning else None)
 
     return cache.get((facts.key, "shared insert", names, returning), make)
 

@@ -13,7 +13,7 @@ from rosey_rowstore.engine.codecs import writer_for
 from rosey_rowstore.engine.insert_statements import now_values, single_insert
 from rosey_rowstore.engine.model import Limits, Result, Statement
 from rosey_rowstore.engine.plans import Plan
-from rosey_rowstore.engine.rows import largest_text, room_for_rows
+from rosey_rowstore.engine.rows import largest_texts, room_for_rows
 from rosey_rowstore.engine.sharing import SharedInsert
 from rosey_rowstore.engine.sql import Compiled, Sql
 from rosey_rowstore.engine.tables import Cache, TableFacts
@@ -49,7 +49,7 @@ def plan_known_insert(sql: Sql, facts: TableFacts, request: InsertRequest, limit
         values = [write(value) for write, value in zip(known.writers, row.values(), strict=True)]
     except Fault:
         return None  # it is said with its place
-    if known.room is not None and sum([largest_text(v) for v in values if type(v) is str]) > known.room:
+    if known.room is not None and largest_texts(values) > known.room:
         return None
     if not sql.postgres:
         values += now_values(sql)

@@ -12,6 +12,7 @@ from typing import Any
 
 from rosey_rowstore.engine.codecs import Codec
 from rosey_rowstore.engine.model import Result, Statement
+from rosey_rowstore.engine.rows import RowReader, written_reply
 from rosey_rowstore.engine.sql import Compiled
 
 __all__ = ["SharedInsert", "SharedKey"]
@@ -26,16 +27,16 @@ class SharedInsert:
         one: The statement for a single row.
         many: The same for arrays of values, its rows returned in the order of the arrays.
         codec: Makes the arrays.
-        returning: Whether rows come back.
+        reader: Reads the rows that come back; None where none do.
     """
 
-    __slots__ = ("_array", "_columns", "_returning", "_sql")
+    __slots__ = ("_array", "_columns", "_reader", "_sql")
 
-    def __init__(self, one: Compiled, many: Compiled, codec: Codec, *, returning: bool) -> None:
+    def __init__(self, one: Compiled, many: Compiled, codec: Codec, reader: RowReader | None) -> None:
         self._sql = many.sql
         self._columns = tuple(one.positions.index(position) for position in many.positions)
         self._array = codec.array
-        self._returning = returning
+        self._reader = reader
 
     def together(self, each: Sequence[Parameters]) -> Statement:
         """Return the insert of all rows."""
@@ -44,9 +45,15 @@ class SharedInsert:
 
     def apart(self, each: Sequence[Parameters], result: Result) -> list[Result]:
         """Return one row to each, in the order of the requests."""
-        if not self._returning:
+        if self._reader is None:
             return [Result((), 1)] * len(each)
         return [Result((row,), 1) for row in result.rows]
+
+    def replies(self, result: Result) -> list[bytes] | None:
+        """Return each row as the reply to its insert; that it fits was seen before it went with others."""
+        if self._reader is None:
+            return None
+        return [written_reply(1, b"[%b]" % row) for row in self._reader.encode_each(result.rows)]
 
 
 class SharedKey:
@@ -74,6 +81,10 @@ class SharedKey:
         place = self._place
         found = {str(row[place]): Result((row,), 1) for row in result.rows}
         return [found.get(key, _NOTHING) for (key,) in each]
+
+    def replies(self, result: Result) -> None:
+        """Return None: some ask for the same row, and some for one that is not there."""
+        del result
 
 
 _NOTHING = Result((), 0)

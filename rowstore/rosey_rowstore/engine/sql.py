@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
-from attrs import frozen
+from attrs import field, frozen
 from sqlalchemy.dialects.postgresql.psycopg import PGDialectAsync_psycopg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.types import UserDefinedType
@@ -48,9 +48,16 @@ class Compiled:
 
     sql: str
     positions: tuple[int, ...]
+    in_order: bool = field(init=False)
+
+    @in_order.default
+    def _is_in_order(self) -> bool:
+        return self.positions == tuple(range(len(self.positions)))
 
     def bind(self, values: Sequence[Any]) -> Sequence[Any]:
         """Return the driver's parameters from the values in the order in which the shape takes them."""
+        if self.in_order and len(values) == len(self.positions):
+            return values
         return [values[position] for position in self.positions]
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from rosey_rowstore.databases.base import StaleReplyError
+from rosey_rowstore.databases.base import StaleReplyError, whole_reply
 from rosey_rowstore.databases.failures import internal_fault
 from rosey_rowstore.databases.postgres.groups import Group, grouped
 from rosey_rowstore.databases.postgres.jobs import Job
 from rosey_rowstore.databases.postgres.link import Failure
 from rosey_rowstore.databases.readcache import Reads
-from rosey_rowstore.engine.model import Result, Statement
+from rosey_rowstore.engine.model import Result, Shared, Statement
 
 __all__ = ["Pipeline"]
 
@@ -84,12 +84,20 @@ class Pipeline:
                 self._complete(group.jobs[0], (result,))
                 continue
             try:
-                each = group.results(result)
-                for job, own in zip(group.jobs, each, strict=True):
-                    self._complete(job, (own,))
+                self._answer_group(group, group.shared, result)
             except Exception as error:  # noqa: BLE001 - a fault of ours; the lane goes on
                 for job in group.jobs:
                     job.refuse(internal_fault("a shared statement", error))
+
+    def _answer_group(self, group: Group, shared: Shared, result: Result) -> None:
+        """Give each job of a shared statement what is its own."""
+        replies = shared.replies(result)
+        if replies is not None:
+            for job, reply in zip(group.jobs, replies, strict=True):
+                job.reply(whole_reply(reply))
+            return
+        for job, own in zip(group.jobs, group.results(result), strict=True):
+            self._complete(job, (own,))
 
     def _complete(self, job: Job, results: Sequence[Result]) -> None:
         """Make the reply of a job and give it; every job gets an answer."""
