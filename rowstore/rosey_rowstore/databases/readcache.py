@@ -73,7 +73,7 @@ class Reads:
 
     __slots__ = (
         *("_cache", "_changes", "_clock", "_kept", "_rest", "_resting_until", "_snapshot", "_terms"),
-        *("era", "hits", "used"),
+        *("_stopped", "era", "hits", "used"),
     )
 
     def __init__(self, cache: ReadCache, clock: Callable[[], float]) -> None:
@@ -85,6 +85,7 @@ class Reads:
         self._changes = 0
         self._rest = _SHORTEST_REST
         self._resting_until = float("-inf")
+        self._stopped = False
         self.era = object()
         self.used = 0
         self.hits = 0
@@ -101,7 +102,9 @@ class Reads:
 
     def worthwhile(self) -> bool:
         """Whether to ask for the snapshot, so that what is read now can be kept."""
-        return self._cache.size > 0 and (self._changes < _CHANGES or self._clock() >= self._resting_until)
+        if self._stopped or self._cache.size == 0:
+            return False
+        return self._changes < _CHANGES or self._clock() >= self._resting_until
 
     def confirm(self, snapshot: str) -> None:
         """Take note of the server's snapshot; what was kept under another one is dropped."""
@@ -122,7 +125,7 @@ class Reads:
         Left aside is what was planned on other terms than those of the last `get`: it comes late. And while
         something is always being written whatever was kept would be asked for twice.
         """
-        if snapshot != self._snapshot or self._changes >= _CHANGES:
+        if self._stopped or snapshot != self._snapshot or self._changes >= _CHANGES:
             return
         if key in self._kept or not _same(terms, self._terms):
             return
@@ -138,6 +141,11 @@ class Reads:
         self.used = 0
         self._kept = {}
         self.era = object()
+
+    def stop(self) -> None:
+        """Keep nothing any more: the server does not tell its snapshot."""
+        self._stopped = True
+        self.clear()
 
     def forget(self) -> None:
         """Drop what is kept, because a connection of the plugin is opened.

@@ -9,7 +9,7 @@ from rosey_rowstore.engine.insert_statements import Batch, Conflict, Names, inse
 from rosey_rowstore.engine.known_inserts import plan_known_insert, remember_insert
 from rosey_rowstore.engine.model import Column, Limits, Result, Statement
 from rosey_rowstore.engine.plans import Plan
-from rosey_rowstore.engine.rows import check_reply, largest_text, room_for_rows, written_reply
+from rosey_rowstore.engine.rows import check_reply, largest_texts, room_for_rows, written_reply
 from rosey_rowstore.engine.sets import check_rule
 from rosey_rowstore.engine.sql import Sql
 from rosey_rowstore.engine.tables import Cache, TableFacts
@@ -228,9 +228,7 @@ def _may_pass(
     total = count * (facts.reader.fixed + facts.default_size)
     for batch in batches:
         for row in batch.rows:
-            for value in row:
-                if type(value) is str:
-                    total += largest_text(value)
+            total += largest_texts(row)
     return total > room
 
 

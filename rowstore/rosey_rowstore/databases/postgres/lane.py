@@ -233,9 +233,9 @@ class Lane:
         if self._link is not None and self._link.lost:
             await self.let_go()
         if self._link is None:
-            if self._reads is not None:
-                self._reads.forget()
             self._link = await self._connections.open(self, self._plugin, deadline)
+            if self._reads is not None:  # also what the other lane has kept meanwhile
+                self._reads.forget()
             self._stale = False
         if self._stale:
             self._stale = False
@@ -343,9 +343,9 @@ class Lane:
         batch, groups = pipeline.jobs, pipeline.groups
         index = pipeline.failed_at(failure)
         if index < 0:
-            if failure.error.sqlstate != CANCELLED:
-                log.warning("no reply of %s is kept: %s", self._plugin, failure.error)
-                self._reads = None
+            if failure.error.sqlstate != CANCELLED and self._reads is not None:
+                log.warning("until a restart no reply of %s is kept: %s", self._plugin, failure.error)
+                self._reads.stop()
             await self._run(batch)
             return
         culprit = groups[index]
